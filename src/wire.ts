@@ -1,0 +1,120 @@
+import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
+import type { JSONRPCMessage, MessageExtraInfo, RequestId } from '@modelcontextprotocol/sdk/types.js'
+
+/** The bytes of one JSON-RPC message: UTF-8 JSON text, without the framing of its transport. */
+export type Frame = Uint8Array
+
+/** What the transport knows of a frame beside its bytes. */
+export interface FrameMeta {
+  /**
+   * The request on whose HTTP stream the frame came, or is to go: its id, as that side of the proxy knows it.
+   * Undefined where the wire does not tell (stdio, the SSE transport, a standalone GET stream).
+   */
+  readonly relatedRequestId?: RequestId
+  /** HTTP status that the frame came with. */
+  readonly status?: number
+  /** HTTP headers that the frame came with; names in lower case. */
+  readonly headers?: Readonly<Record<string, string | string[] | undefined>>
+  /** What a listener's authentication found out about the sender. */
+  readonly authInfo?: unknown
+}
+
+/**
+ * One end of the proxy, at the level of frames. `upstream/` and `listener/` implement it; `fromTransport` makes
+ * one of an SDK transport.
+ *
+ * - Nothing is handed over before `start()` is called; it resolves when frames can be sent.
+ * - `onframe` is called once per frame, in order, from the moment `start()` is called.
+ * - `onclose` is called once, when no more frames will come. `send` may still work then (a client that closed
+ *   its stdin still reads its stdout) until `close()`.
+ */
+export interface Wire {
+  start(): Promise<void> | void
+  /**
+   * Sends one frame, in call order. Returns nothing where the frame is gone (or safely buffered), a promise
+   * where the wire is not ready for more; the promise resolves when it is. Rejects when the frame was
+   * not delivered: with an `RpcError` when the sender should learn why.
+   */
+  send(frame: Frame, meta?: FrameMeta): Promise<void> | void
+  /** Flushes what was sent, ends the peer politely and resolves when nothing is left. Safe to call twice. */
+  close(): Promise<void>
+  /** Stop handing over frames (what was already read may still come). */
+  pause(): void
+  resume(): void
+  onframe?: (frame: Frame, meta?: FrameMeta) => void
+  /** `reason` says why, unless the peer just ended; an `RpcError` where requests in flight should be told. */
+  onclose?: (reason?: Error) => void
+  /** Something went wrong and the wire goes on. A `FrameError` tells of a frame that could not be taken. */
+  onerror?: (error: Error) => void
+}
+
+/** A frame that a wire could not take: over its limit, or not text. */
+export class FrameError extends Error {
+  override readonly name = 'FrameError'
+  /** What the sender is to be told: -32700 (not JSON), -31007 (too large). */
+  readonly code: number
+  /** The beginning of the frame, from which its id may still be read. */
+  readonly head?: Frame
+
+  constructor(code: number, message: string, head?: Frame) {
+    super(message)
+    this.code = code
+    if (head !== undefined) this.head = head
+  }
+}
+
+/** Whether `end` is a wire; else it is an SDK transport. */
+export function isWire(end: Wire | Transport): end is Wire {
+  return typeof (end as Wire).pause === 'function'
+}
+
+const decoder = new TextDecoder()
+const encoder = new TextEncoder()
+
+/**
+ * Makes a wire of an SDK transport (v1 or v2), in-process ones included. Such a transport has parsed its
+ * messages already: what JavaScript numbers cannot hold is lost before it gets here.
+ */
+export function fromTransport(transport: Transport): Wire {
+  let closed: Promise<void> | undefined
+  let paused = false
+  const held: (() => void)[] = []
+  const wire: Wire = {
+    async start() {
+      transport.onmessage = (message: JSONRPCMessage, extra?: MessageExtraInfo) => {
+        const frame = encoder.encode(JSON.stringify(message))
+        const meta = extra && { headers: extra.requestInfo?.headers, authInfo: extra.authInfo }
+        if (paused) held.push(() => wire.onframe?.(frame, meta))
+        else wire.onframe?.(frame, meta)
+      }
+      transport.onerror = (error) => wire.onerror?.(error)
+      let told = false
+      transport.onclose = () => {
+        if (told) return
+        told = true
+        wire.onclose?.()
+      }
+      await transport.start()
+    },
+    send(frame, meta) {
+      const message = JSON.parse(decoder.decode(frame)) as JSONRPCMessage
+      if (message !== null && 'result' in message && message.result && 'protocolVersion' in message.result) {
+        const version = message.result.protocolVersion
+        if (typeof version === 'string') transport.setProtocolVersion?.(version)
+      }
+      return transport.send(message, { relatedRequestId: meta?.relatedRequestId })
+    },
+    close() {
+      closed ??= transport.close()
+      return closed
+    },
+    pause() {
+      paused = true
+    },
+    resume() {
+      paused = false
+      for (const deliver of held.splice(0)) deliver()
+    },
+  }
+  return wire
+}
