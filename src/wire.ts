@@ -19,6 +19,11 @@ export interface FrameMeta {
   readonly authInfo?: unknown
 }
 
+export interface CloseOptions {
+  /** Do not wait for the peer to end by itself: whoever started this process has run out of patience. */
+  urgent?: boolean
+}
+
 /**
  * One end of the proxy, at the level of frames. `upstream/` and `listener/` implement it; `fromTransport` makes
  * one of an SDK transport.
@@ -36,8 +41,11 @@ export interface Wire {
    * not delivered: with an `RpcError` when the sender should learn why.
    */
   send(frame: Frame, meta?: FrameMeta): Promise<void> | void
-  /** Flushes what was sent, ends the peer politely and resolves when nothing is left. Safe to call twice. */
-  close(): Promise<void>
+  /**
+   * Flushes what was sent, ends the peer politely and resolves when nothing is left. Safe to call again; then
+   * `urgent` hurries a close that is under way.
+   */
+  close(options?: CloseOptions): Promise<void>
   /** Stop handing over frames (what was already read may still come). */
   pause(): void
   resume(): void

@@ -1,0 +1,223 @@
+import { EventEmitter } from 'node:events'
+import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
+import { Bridge } from './bridge.js'
+import { Stack } from './compose.js'
+import type { Context, Middleware } from './context.js'
+import type { Definition } from './define.js'
+import { type Listener, type Listening, stdioListener } from './listener/index.js'
+import { Passage } from './passage.js'
+import type { Session } from './session.js'
+import { nameOf, openUpstream, type Upstream } from './upstream/index.js'
+import { fromTransport, isWire, type Wire } from './wire.js'
+
+export interface ApplicationEvents {
+  /** It serves. */
+  start: []
+  /** It has stopped and nothing is left; `error` says why, unless the client left or `close()` was called. */
+  close: [error?: Error]
+  /** A client was joined to a server. */
+  session: [session: Session]
+  /** Something went wrong that no peer is told of in full. Without a listener it goes to stderr. */
+  error: [error: Error, ctx?: Context]
+}
+
+export interface Stats {
+  /** Open sessions. */
+  sessions: number
+  /** Requests without an outcome, of both ends. */
+  pending: number
+  /** Messages that arrived and have not left. */
+  lanes: { 'client-to-server': number; 'server-to-client': number }
+  /** Messages that nobody waited for, or that could not be read, since the start. */
+  dropped: number
+}
+
+export interface ApplicationOptions {
+  /** Milliseconds that requests in flight have when a session closes. @default 10000 */
+  drainTimeout?: number
+}
+
+export interface ConnectOptions {
+  /** Who is at the client's end. */
+  principal?: string
+}
+
+type Tuple<State extends object> = readonly (Middleware<State> & Definition<never>)[]
+
+/** A line of middleware, and the sessions that run through it. */
+export class Application<State extends object = object> extends EventEmitter<ApplicationEvents> {
+  readonly #options: ApplicationOptions
+  #stack = lineOf([])
+  readonly #bridges = new Set<Bridge>()
+  readonly #listening = new Set<Listening>()
+  #started: Promise<void> | undefined
+  #closing: Promise<void> | undefined
+  #dropped = 0
+
+  constructor(options: ApplicationOptions = {}) {
+    super()
+    this.#options = options
+  }
+
+  /**
+   * Appends middleware to the line. The first one is next to the client and sees exactly what the client sees.
+   * A shared stack is an array: `use(...stack)`.
+   */
+  use(...middleware: Tuple<State>): Application<State>
+  use<A extends object>(a: Middleware<State & A>): Application<State & A>
+  use<A extends object, B extends object>(
+    a: Middleware<State & A>,
+    b: Middleware<State & A & B>,
+  ): Application<State & A & B>
+  use<A extends object, B extends object, C extends object>(
+    a: Middleware<State & A>,
+    b: Middleware<State & A & B>,
+    c: Middleware<State & A & B & C>,
+  ): Application<State & A & B & C>
+  use(...middleware: Middleware[]): this {
+    this.#stack = lineOf([...this.#stack.middleware, ...middleware.map(checked)])
+    return this
+  }
+
+  /** Puts a new line in place of the old one, for messages that come from now on. Sessions stay. */
+  replace(...middleware: Middleware<State>[]): this {
+    this.#stack = lineOf(middleware.map((it) => checked(it as Middleware)))
+    return this
+  }
+
+  /**
+   * Joins a client to a server: the primitive under `listen`. Both ends are started; the session closes them.
+   */
+  connect(client: Wire | Transport, server: Wire | Transport, options: ConnectOptions = {}): Session {
+    return this.#join(toWire(client), () => toWire(server), { ...options, upstream: 'transport' }).session
+  }
+
+  #join(
+    client: Wire,
+    open: (session: Session) => Wire | Promise<Wire>,
+    options: ConnectOptions & { upstream: string },
+  ): Bridge {
+    const bridge = new Bridge({
+      ...options,
+      drainTimeout: this.#options.drainTimeout,
+      stack: () => this.#stack,
+      report: (error, ctx) => this.#report(error, ctx),
+    })
+    this.#bridges.add(bridge)
+    void bridge.closed.then(() => {
+      this.#bridges.delete(bridge)
+      this.#dropped += bridge.stats.dropped
+    })
+    this.emit('session', bridge.session)
+    bridge.start(client, () => open(bridge.session))
+    return bridge
+  }
+
+  /**
+   * Serves: each client that the listener accepts is joined to an upstream of its own. Resolves when it serves.
+   * Without a listener the one client is whoever started this process, on its stdin and stdout; then the
+   * application closes when that client leaves, or the upstream ends.
+   *
+   * @throws (rejects) `TypeError` where the upstream cannot be understood; what a middleware's `start` throws.
+   */
+  async listen(upstream: Upstream, listener: Listener = stdioListener()): Promise<Listening> {
+    const open = openUpstream(upstream)
+    await this.#start()
+    const listening = await listener((client, options = {}) => {
+      const bridge = this.#join(client, async (session) => toWire(await open(session)), {
+        ...options,
+        upstream: nameOf(upstream),
+      })
+      return { session: bridge.session, closed: bridge.closed, close: (how) => bridge.close(how) }
+    })
+    this.#listening.add(listening)
+    void listening.closed.then(({ reason }) => {
+      this.#listening.delete(listening)
+      if (this.#listening.size === 0) void this.#finish(reason)
+    })
+    this.emit('start')
+    return listening
+  }
+
+  #start(): Promise<void> {
+    this.#started ??= (async () => {
+      for (const { start } of this.#definitions()) await start?.(this)
+    })()
+    return this.#started
+  }
+
+  /**
+   * Stops accepting, lets requests in flight finish (`drainTimeout`), closes all sessions and upstreams, and
+   * resolves when nothing is left. Call it again with `urgent` to wait no longer.
+   */
+  async close(options: { urgent?: boolean } = {}): Promise<void> {
+    const open = [...this.#listening].map((it) => it.close(options))
+    await Promise.all([...open, ...[...this.#bridges].map((it) => it.close(options))])
+    await this.#finish()
+  }
+
+  #finish(error?: Error): Promise<void> {
+    this.#closing ??= (async () => {
+      for (const { close } of this.#definitions()) {
+        try {
+          await close?.()
+        } catch (failure) {
+          this.#report(failure as Error)
+        }
+      }
+      this.emit('close', error)
+    })()
+    return this.#closing
+  }
+
+  /** What is going on right now. */
+  stats(): Stats {
+    const stats: Stats = {
+      sessions: this.#bridges.size,
+      pending: 0,
+      lanes: { 'client-to-server': 0, 'server-to-client': 0 },
+      dropped: this.#dropped,
+    }
+    for (const { stats: one } of this.#bridges) {
+      stats.pending += one.pending
+      stats.dropped += one.dropped
+      stats.lanes['client-to-server'] += one.lanes['client-to-server']
+      stats.lanes['server-to-client'] += one.lanes['server-to-client']
+    }
+    return stats
+  }
+
+  #definitions(): Definition<this>[] {
+    return [...this.#stack.middleware] as Definition<this>[]
+  }
+
+  #report(error: Error, ctx?: Context): void {
+    if (this.listenerCount('error') > 0) this.emit('error', error, ctx)
+    else process.stderr.write(`open-mcp-proxy: ${error.message}\n`)
+  }
+}
+
+/** A new application: `createProxy().use(auth).use(logger()).listen(upstream)`. */
+export function createProxy(options?: ApplicationOptions): Application {
+  return new Application(options)
+}
+
+function lineOf(middleware: readonly Middleware[]): Stack<Passage> {
+  return new Stack(middleware, (it, place) => (passage, next) => passage.enter(it, place, next))
+}
+
+function checked(middleware: Middleware): Middleware {
+  if (typeof middleware !== 'function') {
+    throw new TypeError(`use(): expected a middleware function (ctx, next) => …, got ${describe(middleware)}`)
+  }
+  return middleware
+}
+
+function describe(value: unknown): string {
+  if (Array.isArray(value)) return 'an array (spread it: use(...stack))'
+  return value === null ? 'null' : typeof value
+}
+
+function toWire(end: Wire | Transport): Wire {
+  return isWire(end) ? end : fromTransport(end)
+}

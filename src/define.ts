@@ -1,0 +1,42 @@
+import type { Middleware } from './context.js'
+
+/** What a middleware is for, so that the application can warn of an order that undoes it. */
+export type Role = 'authenticate' | 'limit' | 'sanitise' | 'change' | 'authorise' | 'pin' | 'cache' | 'observe'
+
+/** The head of an HTTP request, as a listener shows it before it reads the body. Header names in lower case. */
+export interface AdmitRequest {
+  readonly method: string
+  /** Path and query. */
+  readonly url: string
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>
+  readonly remoteAddress?: string
+}
+
+/** Who it is, or the HTTP status it is turned away with. */
+export type Admission =
+  | { readonly principal: string; readonly authInfo?: unknown }
+  | { readonly status: number; readonly headers?: Readonly<Record<string, string>> }
+
+/** What a middleware needs beyond messages. */
+export interface Definition<App = unknown> {
+  readonly role?: Role
+  /** Decides over an HTTP request before its body is read and before any session exists. */
+  readonly admit?: (request: AdmitRequest) => Admission | undefined | Promise<Admission | undefined>
+  /** Awaited before the application serves; what it throws fails `listen`. */
+  readonly start?: (app: App) => unknown
+  /** Awaited after the last session has closed. */
+  readonly close?: () => unknown
+}
+
+/**
+ * Gives a middleware what it needs beyond messages: a role, a say over HTTP requests, a start and a close.
+ *
+ * @example
+ * const audit = define({ role: 'observe', close: () => file.close() }, async function audit(ctx, next) { … })
+ */
+export function define<State extends object = object, App = unknown>(
+  definition: Definition<App>,
+  middleware: Middleware<State>,
+): Middleware<State> & Definition<App> {
+  return Object.assign(middleware, definition)
+}

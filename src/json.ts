@@ -1,0 +1,518 @@
+/** A part of a JSON text: byte offsets, `end` exclusive. */
+export interface Span {
+  readonly start: number
+  readonly end: number
+}
+
+/** A member of an object: its key, where the key's token begins, and the span of its value. */
+export interface Member extends Span {
+  /** Decoded, as `JSON.parse` would have it. */
+  readonly key: string
+  readonly keyStart: number
+}
+
+/** A span and what is to stand there instead. An empty span inserts. */
+export interface Edit extends Span {
+  readonly text: string | Uint8Array
+}
+
+/**
+ * How deep arrays and objects may nest. `JSON.stringify` overflows the stack at about 5,000 levels, which is 10 KB of
+ * text.
+ */
+export const MAX_DEPTH = 512
+
+/** A text that may well be JSON, but nests deeper than `MAX_DEPTH`. */
+export class DepthError extends SyntaxError {
+  override readonly name = 'DepthError'
+
+  constructor() {
+    super(`Nested deeper than ${MAX_DEPTH} levels`)
+  }
+}
+
+export const QUOTE = 0x22
+export const OPEN_OBJECT = 0x7b
+export const OPEN_ARRAY = 0x5b
+export const BACKSLASH = 0x5c
+const CLOSE_OBJECT = 0x7d
+const CLOSE_ARRAY = 0x5d
+const COMMA = 0x2c
+const COLON = 0x3a
+const MINUS = 0x2d
+const ZERO = 0x30
+const LOWER_U = 0x75
+
+const escapes = new Uint8Array(256)
+for (const letter of '"\\/bfnrt') escapes[letter.charCodeAt(0)] = 1
+/** What needs a second look inside a string: its end, an escape, or what must not be there. */
+const stops = new Uint8Array(256).fill(1, 0, 0x20)
+stops[QUOTE] = stops[BACKSLASH] = 1
+const hex = new Uint8Array(256)
+for (const digit of '0123456789abcdefABCDEF') hex[digit.charCodeAt(0)] = 1
+/** Short strings that were read lately, since methods, names and keys come again and again. */
+const lately: string[] = new Array(256).fill('')
+const SHORT = 32
+
+/** Strings up to here are read byte by byte: making a view of words costs more than it saves. */
+const NEAR = 64
+
+/** What is open around the current value: 1 for an object, 0 for an array. Shared, since no scan interrupts another. */
+const open = new Uint8Array(MAX_DEPTH + 1)
+
+/** The same bytes as a Buffer; nothing is copied. */
+export function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+}
+
+/** What is wrong at an offset. Never quotes the text, since it may reach a peer. */
+export function unexpected(bytes: Uint8Array, at: number): SyntaxError {
+  return new SyntaxError(at < bytes.length ? `Unexpected byte at offset ${at}` : 'Unexpected end of JSON text')
+}
+
+/** The offset of the next byte that is not white space (RFC 8259, section 2), or the end. */
+export function skipSpace(bytes: Uint8Array, at: number): number {
+  const { length } = bytes
+  while (at < length) {
+    const byte = bytes[at]!
+    if (byte > 0x20 || (byte !== 0x20 && byte !== 0x0a && byte !== 0x0d && byte !== 0x09)) break
+    at++
+  }
+  return at
+}
+
+/**
+ * The offset after the JSON value that begins at `at` (white space before it is skipped). Refuses what `JSON.parse`
+ * refuses, with a `SyntaxError`, and more than `room` levels with a `DepthError`. Whether strings are valid UTF-8 is
+ * not looked at.
+ */
+export function skipValue(bytes: Uint8Array, at: number, room: number = MAX_DEPTH): number {
+  let depth = 0
+  at = skipSpace(bytes, at)
+  for (;;) {
+    const byte = bytes[at]
+    if (byte === QUOTE) at = skipString(bytes, at)
+    else if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) {
+      if (depth >= room) throw new DepthError()
+      const object = byte === OPEN_OBJECT
+      at = skipSpace(bytes, at + 1)
+      if (bytes[at] === (object ? CLOSE_OBJECT : CLOSE_ARRAY)) at++
+      else {
+        open[depth++] = object ? 1 : 0
+        if (object) at = skipKey(bytes, at)
+        continue
+      }
+    } else at = skipScalar(bytes, at)
+    for (;;) {
+      if (depth === 0) return at
+      at = skipSpace(bytes, at)
+      const object = open[depth - 1] === 1
+      if (bytes[at] === COMMA) {
+        at = skipSpace(bytes, at + 1)
+        if (object) at = skipKey(bytes, at)
+        break
+      }
+      if (bytes[at] !== (object ? CLOSE_OBJECT : CLOSE_ARRAY)) throw unexpected(bytes, at)
+      at++
+      depth--
+    }
+  }
+}
+
+/**
+ * The offset after a value of any depth, found by counting brackets. For texts that are refused already and of which
+ * only the rest is to be read.
+ */
+export function skipDeep(bytes: Uint8Array, at: number): number {
+  let depth = 0
+  while (at < bytes.length) {
+    const byte = bytes[at]
+    if (byte === QUOTE) at = skipString(bytes, at)
+    else {
+      if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) depth++
+      else if (byte === CLOSE_OBJECT || byte === CLOSE_ARRAY) depth--
+      at++
+      if (depth === 0) return at
+    }
+  }
+  throw unexpected(bytes, at)
+}
+
+function skipKey(bytes: Uint8Array, at: number): number {
+  at = skipSpace(bytes, skipString(bytes, at))
+  if (bytes[at] !== COLON) throw unexpected(bytes, at)
+  return skipSpace(bytes, at + 1)
+}
+
+function skipString(bytes: Uint8Array, at: number): number {
+  if (bytes[at] !== QUOTE) throw unexpected(bytes, at)
+  const near = Math.min(bytes.length, at + NEAR)
+  at++
+  while (at < near) {
+    const byte = bytes[at]!
+    if (stops[byte] === 0) at++
+    else if (byte === QUOTE) return at + 1
+    else if (byte === BACKSLASH) at = skipEscape(bytes, at)
+    else throw unexpected(bytes, at)
+  }
+  return skipLongString(bytes, at)
+}
+
+/** The rest of a string, four bytes at a time where none of them can be a quote, a backslash or a control character. */
+function skipLongString(bytes: Uint8Array, at: number): number {
+  const { byteOffset, length } = bytes
+  const words = new Int32Array(bytes.buffer, 0, (byteOffset + length) >>> 2)
+  while (at < length) {
+    const over = (byteOffset + at) & 3
+    if (over === 0) {
+      let index = (byteOffset + at) >>> 2
+      while (index < words.length) {
+        const word = words[index]!
+        const quote = word ^ 0x22222222
+        const slash = word ^ 0x5c5c5c5c
+        // The top bit of a byte is set in `x - 1 & ~x` where that byte of x is zero (Hacker's Delight, 6-1).
+        const hits = ((quote - 0x01010101) & ~quote) | ((slash - 0x01010101) & ~slash) | ((word - 0x20202020) & ~word)
+        if ((hits & 0x80808080) !== 0) break
+        index++
+      }
+      at = index * 4 - byteOffset
+    }
+    const stop = Math.min(length, at + 4 - over)
+    while (at < stop) {
+      const byte = bytes[at]!
+      if (stops[byte] === 0) at++
+      else if (byte === QUOTE) return at + 1
+      else if (byte === BACKSLASH) at = skipEscape(bytes, at)
+      else throw unexpected(bytes, at)
+    }
+  }
+  throw unexpected(bytes, length)
+}
+
+function skipEscape(bytes: Uint8Array, at: number): number {
+  const byte = bytes[at + 1]!
+  if (escapes[byte] === 1) return at + 2
+  if (byte !== LOWER_U) throw unexpected(bytes, at + 1)
+  for (let index = at + 2; index < at + 6; index++) if (hex[bytes[index]!] !== 1) throw unexpected(bytes, index)
+  return at + 6
+}
+
+function skipScalar(bytes: Uint8Array, at: number): number {
+  const byte = bytes[at]!
+  if (byte === MINUS || isDigit(byte)) return skipNumber(bytes, at)
+  const word = byte === 0x74 ? 'true' : byte === 0x66 ? 'false' : 'null'
+  for (let index = 0; index < word.length; index++) {
+    if (bytes[at + index] !== word.charCodeAt(index)) throw unexpected(bytes, at + index)
+  }
+  return at + word.length
+}
+
+/** RFC 8259, section 6. */
+function skipNumber(bytes: Uint8Array, at: number): number {
+  if (bytes[at] === MINUS) at++
+  at = bytes[at] === ZERO ? at + 1 : skipDigits(bytes, at)
+  if (bytes[at] === 0x2e) at = skipDigits(bytes, at + 1)
+  if (bytes[at] === 0x65 || bytes[at] === 0x45) {
+    at++
+    if (bytes[at] === 0x2b || bytes[at] === MINUS) at++
+    at = skipDigits(bytes, at)
+  }
+  return at
+}
+
+function skipDigits(bytes: Uint8Array, at: number): number {
+  if (!isDigit(bytes[at])) throw unexpected(bytes, at)
+  while (isDigit(bytes[at])) at++
+  return at
+}
+
+function isDigit(byte: number | undefined): boolean {
+  return byte !== undefined && byte >= ZERO && byte <= 0x39
+}
+
+/**
+ * Walks the object whose `{` is at `at` and gives the offset after it. `visit` gets the span of each key's token and
+ * the offset of its value, and gives the offset after that value.
+ */
+export function walkObject(
+  bytes: Uint8Array,
+  at: number,
+  visit: (keyStart: number, keyEnd: number, start: number) => number,
+): number {
+  if (bytes[at] !== OPEN_OBJECT) throw unexpected(bytes, at)
+  at = skipSpace(bytes, at + 1)
+  if (bytes[at] === CLOSE_OBJECT) return at + 1
+  for (;;) {
+    const keyEnd = skipString(bytes, at)
+    const colon = skipSpace(bytes, keyEnd)
+    if (bytes[colon] !== COLON) throw unexpected(bytes, colon)
+    at = skipSpace(bytes, visit(at, keyEnd, skipSpace(bytes, colon + 1)))
+    if (bytes[at] === CLOSE_OBJECT) return at + 1
+    if (bytes[at] !== COMMA) throw unexpected(bytes, at)
+    at = skipSpace(bytes, at + 1)
+  }
+}
+
+/** The same for an array: `visit` gets the offset of each element and gives the offset after it. */
+export function walkArray(bytes: Uint8Array, at: number, visit: (start: number) => number): number {
+  if (bytes[at] !== OPEN_ARRAY) throw unexpected(bytes, at)
+  at = skipSpace(bytes, at + 1)
+  if (bytes[at] === CLOSE_ARRAY) return at + 1
+  for (;;) {
+    at = skipSpace(bytes, visit(at))
+    if (bytes[at] === CLOSE_ARRAY) return at + 1
+    if (bytes[at] !== COMMA) throw unexpected(bytes, at)
+    at = skipSpace(bytes, at + 1)
+  }
+}
+
+/** The members of the object whose `{` is at `at`, in order, duplicates included. */
+export function members(bytes: Uint8Array, at: number): Member[] {
+  const buffer = asBuffer(bytes)
+  const found: Member[] = []
+  walkObject(bytes, at, (keyStart, keyEnd, start) => {
+    const end = skipValue(bytes, start)
+    found.push({ key: stringOf(buffer, keyStart, keyEnd), keyStart, start, end })
+    return end
+  })
+  return found
+}
+
+/** The member that `JSON.parse` would have taken for `key`, which is the last; undefined where `at` is no object. */
+export function member(bytes: Uint8Array, at: number, key: string): Member | undefined {
+  if (bytes[at] !== OPEN_OBJECT) return undefined
+  return members(bytes, at).findLast((found) => found.key === key)
+}
+
+/** The elements of the array whose `[` is at `at`. */
+export function elements(bytes: Uint8Array, at: number): Span[] {
+  const found: Span[] = []
+  walkArray(bytes, at, (start) => {
+    const end = skipValue(bytes, start)
+    found.push({ start, end })
+    return end
+  })
+  return found
+}
+
+/** What a valid string token says. `start` is at its opening quote, `end` after the closing one. */
+export function stringOf(bytes: Buffer, start: number, end: number): string {
+  let ascii = true
+  for (let at = start + 1; at < end - 1; at++) {
+    const byte = bytes[at]!
+    if (byte === BACKSLASH) return JSON.parse(bytes.toString('utf8', start, end)) as string
+    if (byte >= 0x80) ascii = false
+  }
+  return ascii ? asciiOf(bytes, start + 1, end - 1) : bytes.toString('utf8', start + 1, end - 1)
+}
+
+/** A span of ASCII as a string. */
+export function asciiOf(bytes: Buffer, start: number, end: number): string {
+  if (end - start > SHORT) return bytes.toString('latin1', start, end)
+  let hash = end - start
+  for (let at = start; at < end; at++) hash = (hash * 31 + bytes[at]!) | 0
+  const slot = hash & 255
+  const known = lately[slot]!
+  let same = known.length === end - start ? 0 : -1
+  while (same >= 0 && same < known.length) same = known.charCodeAt(same) === bytes[start + same] ? same + 1 : -1
+  if (same >= 0) return known
+  const text = bytes.toString('latin1', start, end)
+  lately[slot] = text
+  return text
+}
+
+/** The bytes with some spans replaced. The spans may come in any order; they must not overlap. */
+export function splice(bytes: Uint8Array, edits: readonly Edit[]): Buffer {
+  const pieces: Uint8Array[] = []
+  let at = 0
+  for (const { start, end, text } of edits.toSorted((one, other) => one.start - other.start)) {
+    pieces.push(bytes.subarray(at, start), typeof text === 'string' ? Buffer.from(text) : text)
+    at = end
+  }
+  pieces.push(bytes.subarray(at))
+  return Buffer.concat(pieces)
+}
+
+/**
+ * The frame, changed so that it parses to what `JSON.parse(JSON.stringify(value))` is. Everything in which nothing
+ * changed keeps its bytes: numbers that JavaScript cannot hold, escapes, white space, duplicate keys, and the order of
+ * members. Elements of an array that were moved take their bytes along.
+ *
+ * @returns undefined where nothing changed
+ * @throws TypeError where `JSON.stringify` throws it (a BigInt, a circle), and for an undefined value
+ */
+export function rewrite(frame: Uint8Array, value: unknown): Buffer | undefined {
+  const root = serializable(value, '')
+  if (root === undefined) throw new TypeError(`expected a JSON value, got ${typeof value}`)
+  const bytes = asBuffer(frame)
+  const edits: Edits = []
+  patch(bytes, skipSpace(bytes, 0), root, edits)
+  const live = edits.filter((edit) => edit !== undefined)
+  return live.length === 0 ? undefined : splice(bytes, live)
+}
+
+/** Edits made so far; undefined in place of one that was taken back. */
+type Edits = (Edit | undefined)[]
+
+/** A span of the source, and which of the edits were made inside it. */
+interface Source extends Span {
+  readonly from: number
+  readonly to: number
+}
+
+/** `JSON.rawJSON` came with Node 22. */
+const { isRawJSON } = JSON as { isRawJSON?: (value: unknown) => boolean }
+
+/** The first steps of SerializeJSONProperty (ECMA-262, 25.5.2.2); undefined for what JSON has no form for. */
+function serializable(value: unknown, key: string): unknown {
+  if (value !== null && (typeof value === 'object' || typeof value === 'function')) {
+    const { toJSON } = value as { toJSON?: unknown }
+    if (typeof toJSON === 'function') value = toJSON.call(value, key)
+  }
+  if (value instanceof Number || value instanceof String || value instanceof Boolean) return value.valueOf()
+  return typeof value === 'function' || typeof value === 'symbol' ? undefined : value
+}
+
+/** Collects what must change in the value at `at`, so that it becomes `value`; gives the offset after it. */
+function patch(bytes: Buffer, at: number, value: unknown, edits: Edits): number {
+  if (typeof value === 'object' && value !== null && !isRawJSON?.(value)) {
+    if (Array.isArray(value)) {
+      if (bytes[at] === OPEN_ARRAY) return patchArray(bytes, at, value, edits)
+    } else if (bytes[at] === OPEN_OBJECT) return patchObject(bytes, at, value as Record<string, unknown>, edits)
+  }
+  const end = skipValue(bytes, at)
+  if (!says(bytes, at, end, value)) edits.push({ start: at, end, text: JSON.stringify(value) })
+  return end
+}
+
+/** Whether a token already says what `value` is, or what `JSON.stringify` would make of it. */
+function says(bytes: Buffer, start: number, end: number, value: unknown): boolean {
+  const byte = bytes[start]
+  if (typeof value === 'string') {
+    return byte === QUOTE && value.length <= end - start - 2 && stringOf(bytes, start, end) === value
+  }
+  if (typeof value !== 'number') return bytes.toString('utf8', start, end) === JSON.stringify(value)
+  if (byte !== MINUS && !isDigit(byte)) return byte === 0x6e && !Number.isFinite(value)
+  const number = Number(bytes.toString('latin1', start, end))
+  return Object.is(number, value) || Object.is(number, value + 0)
+}
+
+function patchObject(bytes: Buffer, at: number, value: Record<string, unknown>, edits: Edits): number {
+  const found: (Source & { key: string; keyStart: number; kept: boolean })[] = []
+  const last = new Map<string, number>()
+  const end = walkObject(bytes, at, (keyStart, keyEnd, start) => {
+    const key = stringOf(bytes, keyStart, keyEnd)
+    const next = Object.prototype.propertyIsEnumerable.call(value, key) ? serializable(value[key], key) : undefined
+    const from = edits.length
+    const end = next === undefined ? skipValue(bytes, start) : patch(bytes, start, next, edits)
+    last.set(key, found.length)
+    found.push({ key, keyStart, start, end, from, to: edits.length, kept: next !== undefined })
+    return end
+  })
+  if (last.size < found.length) {
+    const changed = new Map<string, boolean>()
+    for (const [key, index] of last) changed.set(key, isChanged(edits, found[index]!))
+    for (const [index, source] of found.entries()) {
+      if (last.get(source.key) === index) continue
+      edits.fill(undefined, source.from, source.to)
+      if (changed.get(source.key)) source.kept = false
+    }
+  }
+  let any = false
+  for (const [index, { kept, keyStart, end }] of found.entries()) {
+    if (kept) any = true
+    else if (any) edits.push({ start: found[index - 1]!.end, end, text: '' })
+    else edits.push({ start: keyStart, end: found[index + 1]?.keyStart ?? end, text: '' })
+  }
+  const separator = found.length > 1 ? bytes.toString('latin1', found[0]!.end, found[1]!.keyStart) : ','
+  let added = ''
+  for (const key of Object.keys(value)) {
+    const next = last.has(key) ? undefined : serializable(value[key], key)
+    if (next === undefined) continue
+    if (any) added += separator
+    added += `${JSON.stringify(key)}:${JSON.stringify(next)}`
+    any = true
+  }
+  const place = found.at(-1)?.end ?? at + 1
+  if (added !== '') edits.push({ start: place, end: place, text: added })
+  return end
+}
+
+function isChanged(edits: Edits, { from, to }: Source): boolean {
+  for (let index = from; index < to; index++) if (edits[index] !== undefined) return true
+  return false
+}
+
+function patchArray(bytes: Buffer, at: number, value: readonly unknown[], edits: Edits): number {
+  const mark = edits.length
+  const next = Array.from(value, (element, index) => serializable(element, String(index)) ?? null)
+  const found: Source[] = []
+  const end = walkArray(bytes, at, (start) => {
+    const from = edits.length
+    const index = found.length
+    const end = index < next.length ? patch(bytes, start, next[index], edits) : skipValue(bytes, start)
+    found.push({ start, end, from, to: edits.length })
+    return end
+  })
+  if (found.length === next.length) {
+    // One element that differs was changed; two or more may have been moved.
+    const changed = [...found.keys()].filter((index) => isChanged(edits, found[index]!))
+    if (changed.length < 2) return end
+    const take = taker(
+      bytes,
+      changed.map((index) => found[index]!),
+    )
+    for (const index of changed) {
+      const source = take(next[index])
+      if (source === undefined) continue
+      const { start, end, from, to } = found[index]!
+      edits.fill(undefined, from, to)
+      edits.push({ start, end, text: bytes.subarray(source.start, source.end) })
+    }
+    return end
+  }
+  edits.length = mark
+  const pieces = rearranged(bytes, at, end, found, next)
+  edits.push({ start: at, end, text: Buffer.concat(pieces) })
+  return end
+}
+
+/** The text of an array whose elements came, went or moved. */
+function rearranged(bytes: Buffer, at: number, end: number, found: readonly Source[], next: readonly unknown[]) {
+  if (next.length === 0) return [Buffer.from('[]')]
+  const [first, second] = found
+  const usual = first && second ? bytes.subarray(first.end, second.start) : Buffer.from(',')
+  const before = new Map<Source, Buffer>()
+  for (let index = 1; index < found.length; index++) {
+    before.set(found[index]!, bytes.subarray(found[index - 1]!.end, found[index]!.start))
+  }
+  const take = taker(bytes, found)
+  const pieces: Buffer[] = []
+  for (const element of next) {
+    const source = take(element)
+    if (pieces.length === 0) pieces.push(bytes.subarray(at, first?.start ?? at + 1))
+    else pieces.push((source && before.get(source)) ?? usual)
+    pieces.push(source ? bytes.subarray(source.start, source.end) : Buffer.from(JSON.stringify(element)))
+  }
+  pieces.push(bytes.subarray(found.at(-1)?.end ?? end - 1, end))
+  return pieces
+}
+
+/** A function that gives the source of an element which is there unchanged, each source once, the first one first. */
+function taker(bytes: Buffer, sources: readonly Source[]): (element: unknown) => Source | undefined {
+  const known = new Map<string, Source[]>()
+  for (const source of sources.toReversed()) {
+    const text = JSON.stringify(JSON.parse(bytes.toString('utf8', source.start, source.end)))
+    const same = known.get(text)
+    if (same) same.push(source)
+    else known.set(text, [source])
+  }
+  return (element) => {
+    const source = known.get(JSON.stringify(element))?.pop()
+    if (source === undefined) return undefined
+    // What JSON.stringify writes alike (1e400 and null) must not be taken for each other.
+    const edits: Edits = []
+    patch(bytes, source.start, element, edits)
+    return edits.length === 0 ? source : undefined
+  }
+}

@@ -1,0 +1,314 @@
+import type { Writable } from 'node:stream'
+
+/** One line over this many bytes cannot be taken: 64 MiB. */
+export const MAX_LINE_BYTES = 64 * 1024 * 1024
+
+const LF = 0x0a
+const CR = 0x0d
+const SPACE = 0x20
+const TAB = 0x09
+const BOM = Buffer.from([0xef, 0xbb, 0xbf])
+const NEWLINE = Buffer.from('\n')
+
+/** What is kept of a line over the limit; the id of a message stands near its beginning. */
+const HEAD_BYTES = 4096
+/** Pieces below this size are joined as they come, so that a peer writing single bytes costs no object for each. */
+const SMALL_PIECE = 64 * 1024
+/** A frame below this size is copied to have its newline behind it: cheaper than a second buffer to write. */
+const SMALL_FRAME = 4096
+/** A line of a log over this many bytes is cut. */
+const MAX_LOG_LINE = 64 * 1024
+/** A log whose reader is this many bytes behind loses what comes. */
+const MAX_LOG_BUFFER = 1024 * 1024
+
+export interface LineReaderOptions {
+  /**
+   * Bytes that a line may have, its newline not counted.
+   * @default 67108864
+   */
+  maxBytes?: number
+  /** A line, without its newline and one carriage return before it; it may be a view of the chunk it came in. */
+  onLine: (line: Buffer) => void
+  /** A line passed the limit; called once, with its first 4096 bytes at most. It is skipped up to its newline. */
+  onOversize: (head: Buffer, bytesSoFar: number) => void
+  /** The same line passed twice the limit. */
+  onRunaway?: () => void
+}
+
+/**
+ * Splits a stream of bytes into lines, at the byte 0x0A only: a bare carriage return, U+2028 and U+2029 are legal in
+ * JSON. Decodes nothing, so that a character may be cut anywhere. Skips lines of white space only, and a byte order
+ * mark at the very start. Framing of the stdio transport: specification 2025-11-25, basic/transports, "stdio".
+ */
+export class LineReader {
+  readonly #options: LineReaderOptions
+  readonly #max: number
+  #pieces: Buffer[] = []
+  #size = 0
+  #first = true
+
+  constructor(options: LineReaderOptions) {
+    this.#options = options
+    this.#max = options.maxBytes ?? MAX_LINE_BYTES
+  }
+
+  push(chunk: Buffer): void {
+    let start = 0
+    for (let end = chunk.indexOf(LF); end >= 0; end = chunk.indexOf(LF, start)) {
+      this.#take(chunk.subarray(start, end))
+      start = end + 1
+      const line = this.#finish()
+      if (line !== undefined) this.#options.onLine(line)
+    }
+    if (start < chunk.length) this.#take(chunk.subarray(start))
+  }
+
+  /** The stream ended. A last line without newline is a line if it is whole JSON; else says how many bytes are lost. */
+  end(): number {
+    const line = this.#finish()
+    if (line === undefined) return 0
+    if (!isJson(line)) return line.length
+    this.#options.onLine(line)
+    return 0
+  }
+
+  #take(piece: Buffer): void {
+    const before = this.#size
+    this.#size += piece.length
+    if (this.#size <= this.#max) this.#keep(piece)
+    else if (before <= this.#max) {
+      const head = Buffer.concat([...this.#pieces, piece], Math.min(this.#size, HEAD_BYTES))
+      this.#pieces = []
+      this.#options.onOversize(this.#first ? withoutBom(head) : head, this.#size)
+    }
+    if (before <= 2 * this.#max && this.#size > 2 * this.#max) this.#options.onRunaway?.()
+  }
+
+  /** Joins small pieces of like size, each byte at most 16 times, and never touches a big one again. */
+  #keep(piece: Buffer): void {
+    let last = piece
+    for (let previous = this.#pieces.at(-1); previous && last.length < SMALL_PIECE; previous = this.#pieces.at(-1)) {
+      if (previous.length > last.length) break
+      this.#pieces.pop()
+      last = Buffer.concat([previous, last])
+    }
+    this.#pieces.push(last)
+  }
+
+  #finish(): Buffer | undefined {
+    const pieces = this.#pieces
+    const first = this.#first
+    const oversize = this.#size > this.#max
+    this.#pieces = []
+    this.#size = 0
+    this.#first = false
+    if (oversize) return
+    let line = pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces)
+    if (first) line = withoutBom(line)
+    if (line.at(-1) === CR) line = line.subarray(0, -1)
+    return firstByte(line) === undefined ? undefined : line
+  }
+}
+
+/**
+ * Writes frames as lines to a stream. Frames written in one tick leave in one system call. Never waits on a dead
+ * stream, and listens to its errors so that none is uncaught.
+ */
+export class LineWriter {
+  readonly #stream: Writable
+  #pending = 0
+  #corked = false
+  #failure: Error | undefined
+  #ready: Deferred | undefined
+  #flushed: Deferred | undefined
+
+  /** `onClose` is called once, when the stream takes no more: it failed, or was closed by the other end. */
+  constructor(stream: Writable, onClose?: (error: Error) => void) {
+    this.#stream = stream
+    const fail = (error: Error) => {
+      if (this.#failure) return
+      this.#failure = error
+      this.#ready?.reject(error)
+      this.#flushed?.resolve()
+      onClose?.(error)
+    }
+    stream.on('error', fail)
+    stream.on('close', () => fail(new Error('The stream was closed')))
+    const ready = () => {
+      this.#ready?.resolve()
+      this.#ready = undefined
+    }
+    stream.on('drain', ready)
+    stream.on('finish', ready)
+  }
+
+  /** Whether a frame can still be written. */
+  get open(): boolean {
+    return this.#failure === undefined && this.#stream.writable
+  }
+
+  /**
+   * Writes a frame and a newline; newlines in the frame, which can only be white space between tokens (RFC 8259,
+   * section 2), become spaces. Returns nothing while the stream takes more, else a promise that resolves when it does,
+   * and rejects when the stream failed. A rejection that nobody awaits is not reported as unhandled.
+   */
+  write(frame: Uint8Array): Promise<void> | undefined {
+    if (!this.open) return handled(Promise.reject(this.#failure ?? new Error('The stream was ended')))
+    if (!this.#corked) {
+      this.#corked = true
+      this.#stream.cork()
+      process.nextTick(() => {
+        this.#corked = false
+        this.#stream.uncork()
+      })
+    }
+    if (this.#writeLine(onOneLine(frame))) return
+    this.#ready ??= deferred()
+    return this.#ready.promise
+  }
+
+  /** Resolves when all that was written is with the operating system, or the stream failed. */
+  flush(): Promise<void> {
+    if (this.#pending === 0 || this.#failure) return Promise.resolve()
+    this.#flushed ??= deferred()
+    return this.#flushed.promise
+  }
+
+  /** Ends the stream once everything written is gone. */
+  end(): void {
+    if (this.open) this.#stream.end()
+  }
+
+  #writeLine(line: Buffer): boolean {
+    if (line.length < SMALL_FRAME) return this.#put(Buffer.concat([line, NEWLINE]))
+    this.#put(line)
+    return this.#put(NEWLINE)
+  }
+
+  #put(bytes: Buffer): boolean {
+    this.#pending++
+    return this.#stream.write(bytes, this.#written)
+  }
+
+  readonly #written = () => {
+    if (--this.#pending > 0) return
+    this.#flushed?.resolve()
+    this.#flushed = undefined
+  }
+}
+
+const guarded = new WeakSet<Writable>()
+
+/**
+ * Passes a log on in whole lines, so that those of several writers do not mix in one sink. Takes whatever comes: where
+ * the sink fails, or is more than 1 MiB behind, bytes are lost and the next line says how many. A line over 64 KiB is
+ * cut into pieces.
+ */
+export class LogRelay {
+  readonly #sink: Writable
+  #rest: Buffer[] = []
+  #size = 0
+  #lost = 0
+
+  constructor(sink: Writable) {
+    this.#sink = sink
+    if (!guarded.has(sink)) sink.on('error', () => {})
+    guarded.add(sink)
+  }
+
+  push(chunk: Buffer): void {
+    const end = chunk.lastIndexOf(LF) + 1
+    this.#rest.push(chunk.subarray(0, end || chunk.length))
+    this.#size += end || chunk.length
+    if (end > 0) this.#pass()
+    else if (this.#size >= MAX_LOG_LINE) this.end()
+    if (end > 0 && end < chunk.length) this.push(chunk.subarray(end))
+  }
+
+  /** Ends the line that was begun. */
+  end(): void {
+    if (this.#size === 0) return
+    this.#rest.push(NEWLINE)
+    this.#pass()
+  }
+
+  #pass(): void {
+    const lines = Buffer.concat(this.#rest)
+    this.#rest = []
+    this.#size = 0
+    this.#lost += lines.length
+    if (!this.#sink.writable || this.#sink.writableLength > MAX_LOG_BUFFER) return
+    const lost = this.#lost - lines.length
+    try {
+      if (lost > 0) this.#sink.write(`[${lost} bytes of log lost]\n`)
+      this.#sink.write(lines)
+      this.#lost = 0
+    } catch {}
+  }
+}
+
+/** Whether the bytes may be a JSON-RPC message, or a batch: the first one that is not white space opens one. */
+export function looksLikeMessage(line: Uint8Array): boolean {
+  const byte = firstByte(line)
+  return byte === 0x7b || byte === 0x5b
+}
+
+/** Text of a peer's for a log: control, format and line separating characters are escaped, so it stays on its line. */
+export function printable(bytes: Uint8Array): string {
+  return Buffer.from(bytes)
+    .toString()
+    .replaceAll('\r\n', '\n')
+    .replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) => (c === '\n' ? '\\n' : `\\u{${c.codePointAt(0)!.toString(16)}}`))
+}
+
+function onOneLine(frame: Uint8Array): Buffer {
+  const bytes = Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength)
+  if (bytes.indexOf(LF) < 0 && bytes.indexOf(CR) < 0) return bytes
+  const copy = Buffer.from(bytes)
+  for (const byte of [LF, CR]) {
+    for (let at = copy.indexOf(byte); at >= 0; at = copy.indexOf(byte, at + 1)) copy[at] = SPACE
+  }
+  return copy
+}
+
+/** The first byte that is not white space. */
+function firstByte(line: Uint8Array): number | undefined {
+  for (let at = 0; at < line.length; at++) {
+    const byte = line[at]!
+    if (byte !== SPACE && byte !== TAB && byte !== CR) return byte
+  }
+}
+
+function isJson(line: Buffer): boolean {
+  try {
+    JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(line))
+    return true
+  } catch {
+    return false
+  }
+}
+
+function withoutBom(line: Buffer): Buffer {
+  return BOM.equals(line.subarray(0, BOM.length)) ? line.subarray(BOM.length) : line
+}
+
+interface Deferred {
+  promise: Promise<void>
+  resolve: () => void
+  reject: (error: Error) => void
+}
+
+function deferred(): Deferred {
+  let resolve!: () => void
+  let reject!: (error: Error) => void
+  const promise = new Promise<void>((yes, no) => {
+    resolve = yes
+    reject = no
+  })
+  return { promise: handled(promise), resolve, reject }
+}
+
+function handled<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {})
+  return promise
+}

@@ -1,0 +1,168 @@
+import type {
+  Context,
+  Middleware,
+  Next,
+  NotificationContext,
+  NotificationMethod,
+  RequestContext,
+  RequestMethod,
+  ResponseContext,
+} from './context.js'
+
+/** A method, several, or none for all. */
+export type Methods<M extends string> = M | readonly M[]
+
+type AnyRequest = RequestMethod | (string & {})
+type AnyNotification = NotificationMethod | (string & {})
+
+function matches(methods: Methods<string> | undefined, method: string | undefined): boolean {
+  if (methods === undefined) return true
+  if (method === undefined) return false
+  return typeof methods === 'string' ? methods === method : methods.includes(method)
+}
+
+/**
+ * Runs a handler on requests of the given methods; everything else passes.
+ *
+ * @example onRequest('tools/call', (ctx, next) => allowed(ctx.params.name) ? next() : ctx.throw(-31006, 'Denied'))
+ */
+export function onRequest<M extends AnyRequest, State extends object = object>(
+  methods: Methods<M> | undefined,
+  handler: (ctx: RequestContext<M, State>, next: Next) => unknown,
+): Middleware<State> {
+  return function onRequest(ctx, next) {
+    if (ctx.kind !== 'request' || !matches(methods, ctx.method)) return next()
+    return handler(ctx as RequestContext<M, State>, next)
+  }
+}
+
+/** Runs a handler on notifications of the given methods; everything else passes. */
+export function onNotification<M extends AnyNotification, State extends object = object>(
+  methods: Methods<M> | undefined,
+  handler: (ctx: NotificationContext<M, State>, next: Next) => unknown,
+): Middleware<State> {
+  return function onNotification(ctx, next) {
+    if (ctx.kind !== 'notification' || !matches(methods, ctx.method)) return next()
+    return handler(ctx as NotificationContext<M, State>, next)
+  }
+}
+
+/** Runs a handler on responses to requests of the given methods; everything else passes. */
+export function onResponse<M extends AnyRequest, State extends object = object>(
+  methods: Methods<M> | undefined,
+  handler: (ctx: ResponseContext<M, State>, next: Next) => unknown,
+): Middleware<State> {
+  return function onResponse(ctx, next) {
+    if (ctx.kind !== 'response' || !ctx.request || !matches(methods, ctx.method)) return next()
+    return handler(ctx as ResponseContext<M, State>, next)
+  }
+}
+
+/** A handler that sleeps between a request and its response. */
+interface Sleeper<State extends object> {
+  wake(response: Context<State>): void
+  /** Settles when the handler has finished. */
+  readonly done: Promise<unknown>
+}
+
+/**
+ * Runs a handler around a request and its response, like an onion. `await next()` sends the request on and
+ * resolves with the response on its way back, at this very place; the lane is free while the handler sleeps.
+ *
+ * `next()` rejects when the request could not be delivered, is cancelled, or the session closes. If the handler
+ * throws while it sleeps (a timeout), the request is failed and the late answer swallowed.
+ *
+ * @example
+ * onExchange('tools/call', async (request, next) => {
+ *   const started = performance.now()
+ *   await next()
+ *   console.error(request.params.name, performance.now() - started)
+ * })
+ */
+export function onExchange<M extends AnyRequest, State extends object = object>(
+  methods: Methods<M> | undefined,
+  handler: (request: RequestContext<M, State>, next: () => Promise<ResponseContext<M, State>>) => unknown,
+): Middleware<State> {
+  const sleeping = new Map<string, Sleeper<State>>()
+  return async function onExchange(ctx, next) {
+    if (ctx.kind === 'response') {
+      const sleeper = ctx.request && sleeping.get(ctx.request.key)
+      if (!sleeper) return next()
+      sleeper.wake(ctx)
+      await sleeper.done
+      return ctx.settled ? undefined : next()
+    }
+    if (ctx.kind !== 'request' || !matches(methods, ctx.method)) return next()
+    const request = ctx as RequestContext<M, State>
+    const { key, signal } = ctx
+    const answer = deferred<ResponseContext<M, State>>()
+    const asleep = deferred<void>()
+    const giveUp = () => answer.reject(signal.reason)
+    let sent: Promise<void> | undefined
+    const over = deferred<void>()
+    let woken = false
+    let refused = false
+
+    const done = (async () =>
+      handler(request, () => {
+        if (sent) return Promise.reject(new Error('next() called multiple times'))
+        sleeping.set(key, {
+          done: over.promise,
+          wake(response) {
+            woken = true
+            answer.resolve(response as ResponseContext<M, State>)
+          },
+        })
+        signal.addEventListener('abort', giveUp)
+        sent = next()
+        asleep.resolve()
+        return answer.promise
+      }))()
+    const finished = () => {
+      sleeping.delete(key)
+      signal.removeEventListener('abort', giveUp)
+    }
+    done.then(
+      () => {
+        finished()
+        over.resolve()
+      },
+      (error: unknown) => {
+        finished()
+        over.reject(error)
+        if (sent && !woken && !refused) failLate(request, error)
+      },
+    )
+
+    await Promise.race([asleep.promise, done])
+    if (!sent) return done
+    try {
+      await sent
+    } catch (error) {
+      if (ctx.settled) return
+      refused = true
+      answer.reject(error)
+      return done
+    }
+  }
+}
+
+/** A handler threw in its sleep: the request gets its error now, unless it has its outcome already. */
+function failLate(request: Context, error: unknown): void {
+  try {
+    void request.fail(error instanceof Error ? error : new Error(String(error)))
+  } catch {
+    // The request was cancelled or the session closed meanwhile: its outcome stands.
+  }
+}
+
+function deferred<T>() {
+  let resolve!: (value: T) => void
+  let reject!: (reason: unknown) => void
+  const promise = new Promise<T>((yes, no) => {
+    resolve = yes
+    reject = no
+  })
+  promise.catch(() => {})
+  return { promise, resolve, reject }
+}

@@ -1,0 +1,69 @@
+import { proxyError, RpcError } from '../error.js'
+import { elementsOfBatch, type Head, scan } from '../message.js'
+import type { Frame } from '../wire.js'
+import type { HttpResponse } from './request.js'
+
+/** A JSON-RPC message found in the body of a refusal. */
+export interface RefusalBody {
+  /** Undefined where the server had none, or null, to give. */
+  id: unknown
+  /** Undefined where the message is not an error response. */
+  error: { code: number; message: string; data?: unknown } | undefined
+}
+
+/** What a body that came with a 4xx or 5xx says, if it is JSON-RPC. */
+export function refusalBody(body: Buffer): RefusalBody | undefined {
+  let value: unknown
+  try {
+    value = JSON.parse(body.toString())
+  } catch {
+    return undefined
+  }
+  if (typeof value !== 'object' || value === null || !('jsonrpc' in value) || value.jsonrpc !== '2.0') return undefined
+  const { id, error } = value as { id?: unknown; error?: unknown }
+  return { id: id ?? undefined, error: isErrorObject(error) ? error : undefined }
+}
+
+function isErrorObject(error: unknown): error is NonNullable<RefusalBody['error']> {
+  if (typeof error !== 'object' || error === null) return false
+  const { code, message } = error as { code?: unknown; message?: unknown }
+  return Number.isInteger(code) && typeof message === 'string'
+}
+
+/** The same, as what a sender who waits for no answer is told. */
+export function refusalError(refusal: RefusalBody): RpcError | undefined {
+  return refusal.error && new RpcError(refusal.error.code, refusal.error.message, refusal.error.data)
+}
+
+/** What a status that is no success means, where the body does not say it. */
+export function statusError(response: HttpResponse): RpcError {
+  const { status } = response
+  const detail = `HTTP ${status}`
+  if (status === 401 || status === 403) return proxyError('upstream_auth', { phase: 'sent', detail })
+  const retryable = status === 408 || status === 429 || status === 503
+  const retryAfter = response.headers['retry-after']
+  return proxyError('upstream_bad_response', {
+    phase: 'sent',
+    detail,
+    retryable,
+    ...(typeof retryAfter === 'string' && { retryAfter }),
+  })
+}
+
+/** The messages of a body or an event: one, or those of a batch (2025-03-26 basic, "Batching"). */
+export function messagesOf(frame: Frame): Frame[] {
+  try {
+    return elementsOfBatch(frame) ?? [frame]
+  } catch {
+    return [frame]
+  }
+}
+
+/** The head of a frame, undefined where it is not one to be trusted. */
+export function headOf(frame: Frame): Head | undefined {
+  try {
+    return scan(frame)
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,41 @@
+import { proxyError } from '../error.js'
+import { type Head, paramsMember } from '../message.js'
+import type { Frame } from '../wire.js'
+import { headOf } from './answer.js'
+import type { Endpoint } from './endpoint.js'
+import { collect, Gate, isEventStream, readEvents } from './stream.js'
+import type { AskTools } from './tools.js'
+
+/** The id stays on an exchange of its own: it meets no other and nobody sees it. */
+const ID = 'open-mcp-proxy/tools'
+
+/** How to ask for a page of tools/list in the name of a request, with its `_meta`. */
+export function askTools(endpoint: Endpoint, frame: Frame, head: Head, version: string, signal: AbortSignal): AskTools {
+  const span = paramsMember(frame, head, '_meta')
+  const meta = Buffer.from(span ? frame.subarray(span.start, span.end) : '{}').toString()
+  return async (cursor) => {
+    const page = cursor === undefined ? '' : `"cursor":${JSON.stringify(cursor)},`
+    const body = `{"jsonrpc":"2.0","id":"${ID}","method":"tools/list","params":{${page}"_meta":${meta}}}`
+    const response = await endpoint.open({
+      method: 'POST',
+      headers: {
+        accept: 'application/json, text/event-stream',
+        'content-type': 'application/json',
+        'mcp-protocol-version': version,
+        'mcp-method': 'tools/list',
+      },
+      body: Buffer.from(body),
+      signal: AbortSignal.any([signal, AbortSignal.timeout(endpoint.timeout)]),
+    }).response
+    const gate = new Gate()
+    const { maxMessageBytes: maxBytes } = endpoint
+    if (!isEventStream(response)) return collect(response.body, gate, maxBytes)
+    let answer: Frame | undefined
+    const onFrame = (event: Buffer) => {
+      if (headOf(event)?.kind === 'response') answer ??= event
+    }
+    await readEvents(response.body, { gate, maxBytes, silence: 0, onFrame, onTooLarge: () => {} })
+    if (answer === undefined) throw proxyError('upstream_bad_response', { phase: 'sent' })
+    return answer
+  }
+}

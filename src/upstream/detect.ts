@@ -1,0 +1,128 @@
+import { proxyError, RpcError } from '../error.js'
+import { errorFrame, scan } from '../message.js'
+import type { Frame, FrameMeta, Wire } from '../wire.js'
+import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
+import { HttpUpstream } from './http.js'
+import { SseUpstream } from './sse.js'
+
+/** Statuses by which an HTTP+SSE server refuses a POST to its stream's address. */
+const NOT_STREAMABLE = new Set([400, 404, 405])
+
+/** What a server of 2026-07-28 says to an `initialize` (streamable-http, "Backward Compatibility"). */
+const MODERN_ERRORS = new Set([-32601, -32020, -32021, -32022])
+
+/**
+ * A wire to a server whose transport nobody named: Streamable HTTP, unless that server refuses the first `initialize`
+ * in a way that tells of HTTP+SSE and does serve such a stream (2025-11-25 basic/transports, "Backwards
+ * Compatibility"). What was found out is kept.
+ */
+export function detect(options: HttpUpstreamOptions, shared?: Endpoint): Wire {
+  return new DetectingUpstream(shared ?? new Endpoint(options), options, shared === undefined)
+}
+
+class DetectingUpstream implements Wire {
+  onframe?: (frame: Frame, meta?: FrameMeta) => void
+  onclose?: (reason?: Error) => void
+  onerror?: (error: Error) => void
+
+  readonly #options: HttpUpstreamOptions
+  readonly #endpoint: Endpoint
+  readonly #own: boolean
+  #wire: Wire
+  #first: { id: unknown; frame: Frame } | undefined
+  #decided = false
+  #switching: Promise<void> | undefined
+  #paused = false
+  #candidate: SseUpstream | undefined
+  #closing: Promise<void> | undefined
+
+  constructor(endpoint: Endpoint, options: HttpUpstreamOptions, own: boolean) {
+    this.#endpoint = endpoint
+    this.#options = options
+    this.#own = own
+    this.#wire = new HttpUpstream(options, endpoint)
+  }
+
+  start(): Promise<void> | void {
+    this.#adopt(this.#wire)
+    return this.#wire.start()
+  }
+
+  async send(frame: Frame, meta?: FrameMeta): Promise<void> {
+    if (!this.#decided && this.#first === undefined) {
+      const head = scan(frame)
+      if (head.method === 'initialize' && head.kind === 'request') this.#first = { id: head.id, frame }
+    }
+    await this.#switching
+    await this.#wire.send(frame, meta)
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  pause(): void {
+    this.#paused = true
+    this.#wire.pause()
+  }
+
+  resume(): void {
+    this.#paused = false
+    this.#wire.resume()
+  }
+
+  #adopt(wire: Wire): void {
+    wire.onframe = (frame, meta) => this.#frame(frame, meta)
+    wire.onclose = (reason) => this.onclose?.(reason)
+    wire.onerror = (error) => this.onerror?.(error)
+  }
+
+  #frame(frame: Frame, meta?: FrameMeta): void {
+    const first = this.#first
+    if (meta && first !== undefined && meta.relatedRequestId === first.id) {
+      this.#decided = true
+      this.#first = undefined
+      if (NOT_STREAMABLE.has(meta.status ?? 0) && !isModernError(frame) && !this.#closing) {
+        this.#switching = this.#fallBack(first.frame, (error = frame) => this.onframe?.(error, meta))
+        return
+      }
+    }
+    this.onframe?.(frame, meta)
+  }
+
+  /** Where there is no such stream either, the first refusal says more than the second. */
+  async #fallBack(initialize: Frame, refuse: (error?: Frame) => void): Promise<void> {
+    const streamable = this.#wire
+    const sse = new SseUpstream(this.#options, this.#endpoint)
+    this.#candidate = sse
+    try {
+      await sse.start()
+    } catch {
+      return refuse()
+    }
+    streamable.onclose = undefined
+    await streamable.close()
+    this.#adopt(sse)
+    this.#wire = sse
+    if (this.#paused) sse.pause()
+    try {
+      await sse.send(initialize)
+    } catch (error) {
+      const told = error instanceof RpcError ? error : proxyError('upstream_unreachable')
+      refuse(errorFrame(scan(initialize).idText, told.toJSON()))
+    }
+  }
+
+  async #close(): Promise<void> {
+    await this.#candidate?.close()
+    await this.#wire.close()
+    await this.#switching
+    if (this.#own) this.#endpoint.close()
+  }
+}
+
+function isModernError(frame: Frame): boolean {
+  const { error } = JSON.parse(Buffer.from(frame).toString()) as { error?: { code?: unknown } }
+  return MODERN_ERRORS.has(Number(error?.code))
+}

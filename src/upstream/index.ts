@@ -1,0 +1,82 @@
+import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
+import type { Session } from '../session.js'
+import type { Wire } from '../wire.js'
+import type { HttpUpstreamOptions } from './endpoint.js'
+import { type StdioOptions, StdioUpstream } from './stdio.js'
+
+/** Options of an upstream that is reached by URL. */
+export type UrlOptions = Omit<HttpUpstreamOptions, 'url'>
+
+/** A server to start, as in every client's `mcpServers`. */
+export type CommandUpstream = StdioOptions
+
+/** A server to reach. Without a `type`: Streamable HTTP first, the SSE transport where the server knows no other. */
+export interface UrlUpstream extends UrlOptions {
+  url: string | URL
+  type?: 'http' | 'sse'
+}
+
+/** Makes the wire to the upstream of one session; an SDK transport, or an in-process server's, is one too. */
+export type UpstreamFactory = (session: Session) => Wire | Transport | Promise<Wire | Transport>
+
+/** Where the messages go. */
+export type Upstream = CommandUpstream | UrlUpstream | UpstreamFactory
+
+/** A server to start: `stdio('npx', ['-y', '@modelcontextprotocol/server-everything'])`. */
+export function stdio(command: string, args?: readonly string[], options?: Partial<StdioOptions>): CommandUpstream {
+  return { ...options, command, args: args ?? options?.args }
+}
+
+/** A server that speaks the HTTP+SSE transport of 2024-11-05. */
+export function sse(url: string | URL, options?: UrlOptions): UrlUpstream {
+  return { ...options, url, type: 'sse' }
+}
+
+/** A server that speaks Streamable HTTP: sessions (2025-03-26 to 2025-11-25) or stateless (2026-07-28). */
+export function http(url: string | URL, options?: UrlOptions): UrlUpstream {
+  return { ...options, url, type: 'http' }
+}
+
+/** Checks an upstream and says how to open it. A transport is loaded when it is first used. */
+export function openUpstream(upstream: Upstream): UpstreamFactory {
+  if (typeof upstream === 'function') return upstream
+  if (isCommand(upstream)) return () => new StdioUpstream(upstream)
+  if (!isUrl(upstream)) {
+    throw new TypeError(`listen(): expected { command }, { url } or a function that makes a transport, got ${show(upstream)}`)
+  }
+  const options = { ...upstream, url: parseUrl(upstream.url) }
+  if (upstream.type === 'sse') return async () => new (await import('./sse.js')).SseUpstream(options)
+  if (upstream.type === 'http') return async () => new (await import('./http.js')).HttpUpstream(options)
+  if (upstream.type !== undefined) {
+    throw new TypeError(`listen(): expected type "http" or "sse", got ${show(upstream.type)}`)
+  }
+  return async () => (await import('./detect.js')).detect(options)
+}
+
+/** The upstream's name for logs: no arguments, query or credentials, which may hold secrets. */
+export function nameOf(upstream: Upstream): string {
+  if (typeof upstream === 'function') return upstream.name || 'function'
+  if (isCommand(upstream)) return upstream.command.split(/[\\/]/).at(-1) as string
+  const { origin, pathname } = parseUrl(upstream.url)
+  return `${origin}${pathname}`
+}
+
+function isCommand(upstream: Upstream): upstream is CommandUpstream {
+  return typeof (upstream as CommandUpstream | null)?.command === 'string'
+}
+
+function isUrl(upstream: Upstream): upstream is UrlUpstream {
+  const url = (upstream as UrlUpstream | null)?.url
+  return typeof url === 'string' || url instanceof URL
+}
+
+function parseUrl(text: string | URL): URL {
+  const url = URL.canParse(String(text)) ? new URL(text) : undefined
+  if (url && (url.protocol === 'http:' || url.protocol === 'https:')) return url
+  // Its text may hold credentials: only what is wrong with it is told.
+  throw new TypeError(`listen(): expected an http: or https: URL, got ${url ? `one with ${url.protocol}` : 'no URL'}`)
+}
+
+function show(value: unknown): string {
+  return typeof value === 'object' && value !== null ? `an object with ${Object.keys(value).join(', ') || 'nothing'}` : JSON.stringify(value) ?? String(value)
+}

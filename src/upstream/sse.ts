@@ -1,0 +1,240 @@
+import { type ErrorEvent, EventSource, type EventSourceFetchInit, type FetchLikeResponse } from 'eventsource'
+import { inPhase, proxyError, RpcError } from '../error.js'
+import { EventReader } from '../events.js'
+import { errorFrame, type Head, scan } from '../message.js'
+import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
+import { refusalBody, refusalError, statusError } from './answer.js'
+import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
+import { discard, type HttpResponse } from './request.js'
+import { collect, Gate, watchSilence } from './stream.js'
+
+/**
+ * The client's end of HTTP+SSE (2024-11-05 basic/transports, "HTTP with SSE"): one GET stream brings everything, each
+ * message goes out by a POST to the address that the stream's `endpoint` event names. The end of the stream is the
+ * end of the session.
+ */
+export class SseUpstream implements Wire {
+  onframe?: (frame: Frame, meta?: FrameMeta) => void
+  onclose?: (reason?: Error) => void
+  onerror?: (error: Error) => void
+
+  readonly #endpoint: Endpoint
+  readonly #shared: boolean
+  readonly #gate = new Gate()
+  readonly #controller = new AbortController()
+  #source: EventSource | undefined
+  #target: URL | undefined
+  #failure: RpcError | undefined
+  #started: { resolve: () => void; reject: (error: Error) => void } | undefined
+  #lost: RpcError | undefined
+  #closing: Promise<void> | undefined
+  #told = false
+
+  constructor(options: HttpUpstreamOptions, endpoint?: Endpoint) {
+    this.#shared = endpoint !== undefined
+    this.#endpoint = endpoint ?? new Endpoint(options)
+  }
+
+  /** Resolves when the `endpoint` event has come. */
+  async start(): Promise<void> {
+    const { timeout, url } = this.#endpoint
+    const timer = setTimeout(
+      () => this.#end(proxyError('upstream_unreachable', { detail: 'no endpoint event' })),
+      timeout,
+    )
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.#started = { resolve, reject }
+        const source = new EventSource(url, { fetch: (_url, init) => this.#fetch(init) })
+        this.#source = source
+        source.addEventListener('endpoint', ({ data }) => this.#located(text(data).toString()))
+        source.addEventListener('message', ({ data }) => {
+          if (data !== '') this.onframe?.(text(data))
+        })
+        source.addEventListener('error', (event) => this.#broken(event))
+      })
+    } finally {
+      clearTimeout(timer)
+      this.#started = undefined
+    }
+  }
+
+  async send(frame: Frame): Promise<void> {
+    if (this.#target === undefined || this.#lost) throw this.#lost ?? proxyError('upstream_unreachable')
+    const head = scan(frame)
+    const { response, written } = this.#endpoint.open({
+      method: 'POST',
+      url: this.#target,
+      headers: { 'content-type': 'application/json' },
+      body: frame,
+      signal: this.#controller.signal,
+    })
+    try {
+      if (head.kind !== 'request') return await this.#accepted(await response)
+      await written
+    } catch (error) {
+      throw this.#lost ?? (error instanceof RpcError ? error : proxyError('shutting_down', { phase: 'sent' }))
+    }
+    void this.#watch(head, response)
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  pause(): void {
+    this.#gate.pause()
+  }
+
+  resume(): void {
+    this.#gate.resume()
+  }
+
+  /** The answer comes on the stream; only a refusal comes here. */
+  async #watch(head: Head, pending: Promise<HttpResponse>): Promise<void> {
+    const meta: { -readonly [Name in keyof FrameMeta]: FrameMeta[Name] } = { relatedRequestId: head.id }
+    try {
+      const response = await pending
+      meta.status = response.status
+      meta.headers = response.headers
+      await this.#accepted(response)
+    } catch (error) {
+      if (this.#controller.signal.aborted) return
+      const told = error instanceof RpcError ? error : proxyError('upstream_bad_response', { phase: 'sent' })
+      this.onframe?.(errorFrame(head.idText, told.toJSON()), meta)
+      if (meta.status === 404) this.#end(proxyError('upstream_session_lost', { phase: 'sent' }))
+    }
+  }
+
+  async #accepted(response: HttpResponse): Promise<void> {
+    if (response.status >= 200 && response.status <= 299) return discard(response.body)
+    if (response.status === 404) {
+      discard(response.body)
+      throw proxyError('upstream_session_lost')
+    }
+    const refusal = refusalBody(await collect(response.body, this.#gate, this.#endpoint.maxMessageBytes))
+    throw (refusal && refusalError(refusal)) ?? statusError(response)
+  }
+
+  /** Only the origin that we were told to talk to may be named, or our credentials would go elsewhere. */
+  #located(address: string): void {
+    const { url } = this.#endpoint
+    const target = URL.canParse(address, url.href) ? new URL(address, url) : undefined
+    if (this.#target !== undefined) {
+      this.#end(proxyError('upstream_session_lost', { phase: 'sent' }))
+    } else if (target?.origin !== url.origin) {
+      this.#end(proxyError('upstream_bad_response', { detail: 'endpoint of another origin' }))
+    } else {
+      this.#target = target
+      this.#started?.resolve()
+      this.#started = undefined
+    }
+  }
+
+  #broken(event: ErrorEvent): void {
+    if (this.#started === undefined) {
+      this.#end(proxyError('upstream_session_lost', { phase: 'sent' }))
+    } else {
+      const detail = event.code === undefined ? 'stream ended' : `HTTP ${event.code}, no event stream`
+      this.#end(this.#failure ?? proxyError('upstream_unreachable', { detail }))
+    }
+  }
+
+  #end(reason: RpcError): void {
+    if (this.#lost) return
+    this.#lost = inPhase(reason, 'not_sent')
+    this.#abort()
+    if (this.#started) this.#started.reject(reason)
+    else this.#tell(reason)
+  }
+
+  async #close(): Promise<void> {
+    this.#lost ??= proxyError('shutting_down')
+    this.#abort()
+    this.#started?.reject(this.#lost)
+    if (!this.#shared) this.#endpoint.close()
+    this.#tell()
+  }
+
+  #abort(): void {
+    this.#source?.close()
+    // It sets its timer to connect again after it told of the error in whose handler we may be.
+    queueMicrotask(() => this.#source?.close())
+    this.#controller.abort()
+  }
+
+  #tell(reason?: Error): void {
+    if (this.#told) return
+    this.#told = true
+    this.onclose?.(reason)
+  }
+
+  async #fetch(init: EventSourceFetchInit): Promise<FetchLikeResponse> {
+    const { response: pending } = this.#endpoint.open({
+      method: 'GET',
+      headers: { accept: init.headers.Accept },
+      signal: this.#controller.signal,
+    })
+    const response = await pending.catch((error: unknown) => {
+      if (error instanceof RpcError) this.#failure = error
+      throw error
+    })
+    const { status, headers } = response
+    if (status === 401 || status === 403) this.#failure = statusError(response)
+    if (status !== 200) discard(response.body)
+    return {
+      status,
+      url: this.#endpoint.url.href,
+      redirected: false,
+      headers: { get: (name) => (headers[name.toLowerCase()] as string | undefined) ?? null },
+      body: { getReader: () => this.#reader(response) },
+    }
+  }
+
+  /**
+   * eventsource decodes what it reads and holds it without bound. So the bytes are cut into events here, where they
+   * are counted, and pass through it one character each.
+   */
+  #reader({ body }: HttpResponse) {
+    const ready: Uint8Array[] = []
+    let wake: (() => void) | undefined
+    let ended = false
+    const onEvent = (type: string, data: Buffer) => {
+      const lines = data.toString('latin1').replaceAll('\n', '\ndata: ')
+      ready.push(Buffer.from(`event: ${type}\ndata: ${lines}\n\n`))
+    }
+    const events = new EventReader({
+      maxBytes: this.#endpoint.maxMessageBytes,
+      onEvent: ({ type, data }) => onEvent(type, data),
+      onTooLarge: (head) => {
+        this.onerror?.(new FrameError(proxyError('too_large').code, 'Message too large', head))
+      },
+    })
+    const stopWatch = watchSilence(body, this.#gate, this.#endpoint.sseReadTimeout)
+    body.on('data', (chunk: Buffer) => {
+      events.push(chunk)
+      wake?.()
+    })
+    body.once('close', () => {
+      stopWatch()
+      ended = true
+      wake?.()
+    })
+    this.#gate.add(body)
+    const read = async (): Promise<{ done: false; value: unknown } | { done: true }> => {
+      while (ready.length === 0 && !ended) {
+        await new Promise<void>((resolve) => {
+          wake = resolve
+        })
+      }
+      const value = ready.shift()
+      return value === undefined ? { done: true } : { done: false, value }
+    }
+    return { read, cancel: async () => void body.destroy() }
+  }
+}
+
+function text(data: unknown): Buffer {
+  return Buffer.from(String(data), 'latin1')
+}

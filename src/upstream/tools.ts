@@ -1,0 +1,62 @@
+import type { Frame } from '../wire.js'
+import { declaredHeaders, type ParamHeader } from './headers.js'
+
+/** Sends a tools/list for the page behind `cursor` and resolves with its response. */
+export type AskTools = (cursor: string | undefined) => Promise<Frame>
+
+const MAX_PAGES = 100
+const decoder = new TextDecoder()
+
+interface ListAnswer {
+  result?: { tools?: unknown; nextCursor?: unknown } | null
+}
+
+/** Which arguments each tool wants mirrored into headers, as learned from tools/list results. */
+export class ToolHeaders {
+  readonly #known = new Map<string, ParamHeader[]>()
+  #asking: Promise<void> | undefined
+
+  /** Takes in one page. Returns the cursor of the next one. */
+  learn(frame: Frame): string | undefined {
+    const result = (parsed(frame) as ListAnswer | null)?.result
+    if (!Array.isArray(result?.tools)) return undefined
+    for (const tool of result.tools as ({ name?: unknown; inputSchema?: unknown } | null)[]) {
+      if (typeof tool?.name === 'string') this.#known.set(tool.name, declaredHeaders(tool.inputSchema))
+    }
+    return typeof result.nextCursor === 'string' ? result.nextCursor : undefined
+  }
+
+  /** Asks only when the tool is unknown. Never rejects: a call without the headers is for the server to refuse. */
+  async of(name: string, ask: AskTools): Promise<readonly ParamHeader[]> {
+    if (!this.#known.has(name)) await this.refresh(ask)
+    const known = this.#known.get(name) ?? []
+    this.#known.set(name, known)
+    return known
+  }
+
+  /** Asks for all pages. One round serves everyone who waits for it. */
+  refresh(ask: AskTools): Promise<void> {
+    this.#asking ??= this.#pages(ask)
+      .catch(() => {})
+      .finally(() => {
+        this.#asking = undefined
+      })
+    return this.#asking
+  }
+
+  async #pages(ask: AskTools): Promise<void> {
+    let cursor: string | undefined
+    for (let page = 0; page < MAX_PAGES; page += 1) {
+      cursor = this.learn(await ask(cursor))
+      if (cursor === undefined) return
+    }
+  }
+}
+
+function parsed(frame: Frame): unknown {
+  try {
+    return JSON.parse(decoder.decode(frame))
+  } catch {
+    return undefined
+  }
+}

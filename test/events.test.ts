@@ -1,0 +1,149 @@
+import { createParser } from 'eventsource-parser'
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { EventReader, type EventReaderOptions } from '../src/events.js'
+
+type Heard = [string, ...unknown[]]
+
+/** Everything that a reader says about these chunks, in order. */
+function read(chunks: (string | Uint8Array)[], options: Partial<EventReaderOptions> = {}) {
+  const heard: Heard[] = []
+  const reader = new EventReader({
+    onEvent: ({ type, data, id }) => heard.push(['event', type, data.toString('latin1'), id]),
+    onRetry: (milliseconds) => heard.push(['retry', milliseconds]),
+    onComment: (text) => heard.push(['comment', text]),
+    onTooLarge: (head) => heard.push(['too large', head.toString('latin1')]),
+    ...options,
+  })
+  for (const chunk of chunks) reader.push(typeof chunk === 'string' ? Buffer.from(chunk) : chunk)
+  reader.end()
+  return { heard, lastEventId: reader.lastEventId }
+}
+
+describe('EventReader', () => {
+  it.each([
+    ['LF', 'data: a\n\ndata: b\n\n'],
+    ['CR', 'data: a\r\rdata: b\r\r'],
+    ['CRLF', 'data: a\r\n\r\ndata: b\r\n\r\n'],
+    ['all three mixed', 'data: a\r\n\rdata: b\n\r'],
+  ])('ends lines at %s', (_name, text) => {
+    expect(read([text]).heard).toEqual([
+      ['event', 'message', 'a', undefined],
+      ['event', 'message', 'b', undefined],
+    ])
+  })
+
+  it('takes a CRLF that two chunks share for one line end', () => {
+    expect(read(['data: a\r', '\ndata: b\r', '\n', '\r\n']).heard).toEqual([['event', 'message', 'a\nb', undefined]])
+  })
+
+  it('skips a BOM at the start only, also one that comes in pieces', () => {
+    const bom = Buffer.from([0xef, 0xbb, 0xbf])
+    const rest = Buffer.concat([Buffer.from('data: a\n\n'), bom, Buffer.from('data: b\n\n')])
+    expect(read([bom.subarray(0, 1), bom.subarray(1), rest]).heard).toEqual([['event', 'message', 'a', undefined]])
+  })
+
+  it('knows type, id, retry and comments, and ignores what it does not know', () => {
+    const text = 'event: endpoint\nid: 7\nretry: 250\nretry: 1s\nretry:\n: life\nfoo: bar\nDATA: x\ndata:  two\n\n'
+    expect(read([text])).toEqual({
+      heard: [
+        ['retry', 250],
+        ['comment', 'life'],
+        ['event', 'endpoint', ' two', '7'],
+      ],
+      lastEventId: '7',
+    })
+  })
+
+  it('counts the id of an event without data, but not one with NUL in it or of an event cut off', () => {
+    expect(read(['id: 1\n\nid: 2\0\n\nid: 3\n'])).toEqual({ heard: [], lastEventId: '1' })
+  })
+
+  it('dispatches an event whose data is empty, since it has data', () => {
+    expect(read(['data:\n\ndata\n\nevent: x\n\n']).heard).toEqual([
+      ['event', 'message', '', undefined],
+      ['event', 'message', '', undefined],
+    ])
+  })
+
+  it('discards the event that the end cuts off', () => {
+    expect(read(['data: a\n\ndata: b\n']).heard).toEqual([['event', 'message', 'a', undefined]])
+  })
+
+  it('hands over bytes as they are, of a single line as a view of the chunk', () => {
+    const chunk = Buffer.concat([Buffer.from('data: '), Buffer.from([0xff, 0xc3, 0x00, 0x28]), Buffer.from('\n\n')])
+    let data = Buffer.alloc(0)
+    new EventReader({
+      onEvent: (event) => {
+        data = event.data
+      },
+    }).push(chunk)
+    expect(data).toEqual(Buffer.from([0xff, 0xc3, 0x00, 0x28]))
+    expect(data.buffer).toBe(chunk.buffer)
+  })
+
+  it.each([
+    ['in one chunk', [`data: ${'x'.repeat(20)}\nid: 5\n\ndata: ok\n\n`]],
+    ['over chunks', ['data: xxxxx', 'xxxxxxxxx', 'x\n', '\ndata: ok\n\n']],
+    ['over lines', ['data: xxxxxx\ndata: xxx\nid: 9\n\ndata: ok\n\n']],
+  ])('skips an event over its limit, %s, and goes on with the next', (_name, chunks) => {
+    expect(read(chunks, { maxBytes: 16 }).heard).toEqual([
+      ['too large', expect.stringMatching(/^ ?x+$/)],
+      ['event', 'message', 'ok', undefined],
+    ])
+  })
+
+  it('does not count comments', () => {
+    expect(read([`: ${'x'.repeat(10)}\n: ${'x'.repeat(10)}\ndata: ok\n\n`], { maxBytes: 16 }).heard.at(-1)).toEqual([
+      'event',
+      'message',
+      'ok',
+      undefined,
+    ])
+  })
+
+  it('agrees with eventsource-parser, however the bytes are cut', () => {
+    const piece = fc.oneof(
+      fc.constantFrom(
+        'data: ',
+        'data:',
+        'data',
+        'event: ',
+        'id: ',
+        'retry: ',
+        ': ',
+        '\n',
+        '\r',
+        '\r\n',
+        '\n\n',
+        '12',
+        '\0',
+      ),
+      fc.string({ unit: 'binary', maxLength: 4 }),
+    )
+    const property = fc.property(fc.array(piece, { maxLength: 40 }), fc.array(fc.nat(8)), (pieces, cuts) => {
+      const bytes = Buffer.from(`${pieces.join('')}:`)
+      const expected: Heard[] = []
+      const parser = createParser({
+        onEvent: ({ event, data, id }) => expected.push(['event', event ?? 'message', data, id]),
+        onRetry: (milliseconds) => expected.push(['retry', milliseconds]),
+        onComment: (text) => expected.push(['comment', text]),
+      })
+      parser.feed(bytes.toString('latin1'))
+      const chunks: Buffer[] = []
+      let at = 0
+      for (const cut of cuts) chunks.push(bytes.subarray(at, (at += cut)))
+      chunks.push(bytes.subarray(at))
+      const latin = (value: unknown) => (typeof value === 'string' ? Buffer.from(value).toString('latin1') : value)
+      const heard = read(chunks).heard.map(([kind, type, data, id]) =>
+        kind === 'event'
+          ? [kind, latin(type), data, latin(id)]
+          : kind === 'comment'
+            ? [kind, latin(type)]
+            : [kind, type],
+      )
+      expect(heard).toEqual(expected)
+    })
+    fc.assert(property, { numRuns: 500 })
+  })
+})

@@ -1,0 +1,360 @@
+import { Writable } from 'node:stream'
+import fc from 'fast-check'
+import { afterEach, describe, expect, test, vi } from 'vitest'
+import { LineReader, type LineReaderOptions, LineWriter, LogRelay, looksLikeMessage, printable } from '../src/lines.js'
+
+afterEach(() => {
+  vi.restoreAllMocks()
+})
+
+/** Plays chunks into a reader; returns everything it told, in order. */
+function read(chunks: Iterable<Uint8Array | string>, options: Partial<LineReaderOptions> = {}) {
+  const told: unknown[] = []
+  const reader = new LineReader({
+    onLine: (line) => told.push(line.toString()),
+    onOversize: (head, bytes) => told.push({ head: head.toString(), bytes }),
+    onRunaway: () => told.push('runaway'),
+    ...options,
+  })
+  for (const chunk of chunks) reader.push(Buffer.from(chunk))
+  const lost = reader.end()
+  if (lost > 0) told.push({ lost })
+  return told
+}
+
+function* cut(bytes: Buffer, sizes: number[]) {
+  for (let at = 0, turn = 0; at < bytes.length; turn++) {
+    const size = sizes[turn % sizes.length]!
+    yield bytes.subarray(at, at + size)
+    at += size
+  }
+}
+
+const sizes = fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 30 })
+const text = fc.string({ unit: 'binary' })
+const message = fc
+  .record({ jsonrpc: fc.constant('2.0'), method: text, params: fc.jsonValue() })
+  .map((m) => JSON.stringify(m))
+const banner = text.map((words) => `INFO ${words.replaceAll('\n', ' ').replace(/\r$/, '')}.`)
+const blank = fc.constantFrom('', ' ', '\t \t', '\r')
+const newline = fc.constantFrom('\n', '\r\n')
+
+describe('LineReader', () => {
+  test('hands over every line once, in order, however the bytes are cut', () => {
+    const line = fc.record({ text: fc.oneof(message, banner, blank), newline })
+    fc.assert(
+      fc.property(fc.array(line), fc.boolean(), sizes, (lines, bom, sizes) => {
+        const bytes = Buffer.from((bom ? '\ufeff' : '') + lines.map((l) => l.text + l.newline).join(''))
+        const expected = lines.map((l) => l.text).filter((t) => /[^ \t\r]/.test(t))
+        expect(read(cut(bytes, sizes))).toEqual(expected)
+      }),
+      { numRuns: 300 },
+    )
+  })
+
+  test('finds the same lines over the limit, however the bytes are cut', () => {
+    fc.assert(
+      fc.property(fc.array(fc.integer({ min: 1, max: 60 })), sizes, (lengths, sizes) => {
+        const bytes = Buffer.from(lengths.map((length) => `${'x'.repeat(length)}\n`).join(''))
+        const told = read(cut(bytes, sizes), { maxBytes: 16 }).map((t) =>
+          typeof t === 'object' && t !== null && 'head' in t ? 'oversize' : t,
+        )
+        expect(told).toEqual(
+          lengths.flatMap((n) => (n <= 16 ? ['x'.repeat(n)] : n <= 32 ? ['oversize'] : ['oversize', 'runaway'])),
+        )
+      }),
+    )
+  })
+
+  test('splits at a line feed only', () => {
+    expect(read(['{"a":\r1,\u2028"b":2}\r\r\n', '\u0085\u2029\v\f\n'])).toEqual([
+      '{"a":\r1,\u2028"b":2}\r',
+      '\u0085\u2029\v\f',
+    ])
+  })
+
+  test('takes a byte order mark off the very start only', () => {
+    expect(read([[0xef], [0xbb], [0xbf, 0x7b], '}\n', '\ufeff{}\n'].map((c) => Buffer.from(c as string)))).toEqual([
+      '{}',
+      '\ufeff{}',
+    ])
+    expect(read(['\n\ufeff{}\n'])).toEqual(['\ufeff{}'])
+    expect(read([`\ufeff{"id":7}${' '.repeat(20)}\n`], { maxBytes: 16 })).toEqual([
+      { head: `{"id":7}${' '.repeat(20)}`, bytes: 31 },
+    ])
+  })
+
+  test('tells of a line over the limit once, as soon as it is, and goes on behind it', () => {
+    const line = `{"id":1,"x":"${'y'.repeat(8000)}"}`
+    expect(
+      read([line.slice(0, 6000), line.slice(6000, 7000), `${line.slice(7000)}\n{}\n`], { maxBytes: 5000 }),
+    ).toEqual([{ head: line.slice(0, 4096), bytes: 6000 }, '{}'])
+    expect(read(['{"id":1}\n', '{"id":1} \n', '{}\n'], { maxBytes: 8 })).toEqual([
+      '{"id":1}',
+      { head: '{"id":1} ', bytes: 9 },
+      '{}',
+    ])
+  })
+
+  test('keeps nothing of a line over the limit, and tells once that it passed twice the limit', () => {
+    const before = process.memoryUsage().arrayBuffers
+    const told: string[] = []
+    const reader = new LineReader({
+      maxBytes: 1024 * 1024,
+      onLine: (line) => told.push(line.toString()),
+      onOversize: (head, bytes) => told.push(`oversize ${head.length} ${bytes}`),
+      onRunaway: () => told.push('runaway'),
+    })
+    for (let i = 0; i < 4096; i++) reader.push(Buffer.alloc(64 * 1024, 'x'))
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(200 * 1024 * 1024)
+    reader.push(Buffer.from('\n{}\n'))
+    expect(told).toEqual([`oversize 4096 ${17 * 64 * 1024}`, 'runaway', '{}'])
+  })
+
+  test('delivers a last line without newline if it is whole JSON', () => {
+    expect(read(['{"id":1}\n{"id":2}'])).toEqual(['{"id":1}', '{"id":2}'])
+    expect(read(['{"id":1}\n{"id":', '2'])).toEqual(['{"id":1}', { lost: 7 }])
+    expect(read([Buffer.from([0x22, 0xff, 0x22])])).toEqual([{ lost: 3 }])
+    expect(read(['{}\n  \t'])).toEqual(['{}'])
+    expect(read(['x'.repeat(20)], { maxBytes: 16 })).toEqual([{ head: 'x'.repeat(20), bytes: 20 }])
+    expect(read([])).toEqual([])
+  })
+
+  test('does not copy a line that came in one chunk', () => {
+    const chunk = Buffer.from('{"id":1}\n{"id":2}\r\n')
+    const lines: Buffer[] = []
+    new LineReader({ onLine: (line) => lines.push(line), onOversize: () => {} }).push(chunk)
+    expect(lines.map((line) => [line.buffer === chunk.buffer, line.byteOffset - chunk.byteOffset])).toEqual([
+      [true, 0],
+      [true, 9],
+    ])
+  })
+
+  test('copies each byte of a 48 MiB line once, and of one that comes byte by byte not many times', () => {
+    let copied = 0
+    const concat = Buffer.concat
+    vi.spyOn(Buffer, 'concat').mockImplementation((list, total) => {
+      const joined = concat(list, total)
+      copied += joined.length
+      return joined
+    })
+    const lengths: number[] = []
+    const reader = new LineReader({ onLine: (line) => lengths.push(line.length), onOversize: () => {} })
+    const chunk = Buffer.alloc(64 * 1024, 'x')
+    for (let i = 0; i < 768; i++) reader.push(chunk)
+    reader.push(Buffer.from('\n'))
+    expect(lengths).toEqual([48 * 1024 * 1024])
+    expect(copied).toBeLessThanOrEqual(49 * 1024 * 1024)
+
+    copied = 0
+    for (let i = 0; i < 256 * 1024; i++) reader.push(chunk.subarray(i % 1024, (i % 1024) + 1))
+    reader.push(Buffer.from('\n'))
+    expect(lengths).toEqual([48 * 1024 * 1024, 256 * 1024])
+    expect(copied).toBeLessThan(20 * 256 * 1024)
+  })
+})
+
+/** A stream that records what each system call would get, and finishes a call when told. */
+class Slow extends Writable {
+  readonly calls: string[] = []
+  #waiting: ((error?: Error) => void)[] = []
+
+  override _writev(chunks: { chunk: Buffer }[], done: (error?: Error | null) => void) {
+    this.calls.push(chunks.map(({ chunk }) => chunk.toString()).join(''))
+    this.#waiting.push(done)
+  }
+
+  finishCall(error?: Error) {
+    this.#waiting.shift()?.(error)
+  }
+}
+
+const bytes = (text: string) => new TextEncoder().encode(text)
+const tick = () => new Promise((resolve) => setImmediate(resolve))
+
+describe('LineWriter', () => {
+  test('writes the frames of one tick in one call', async () => {
+    const stream = new Slow()
+    const writer = new LineWriter(stream)
+    const big = `{"big":"${'x'.repeat(5000)}"}`
+    expect([writer.write(bytes('{"id":1}')), writer.write(bytes(big)), writer.write(bytes('{"id":2}'))]).toEqual([
+      undefined,
+      undefined,
+      undefined,
+    ])
+    expect(stream.calls).toEqual([])
+    await tick()
+    expect(stream.calls).toEqual([`{"id":1}\n${big}\n{"id":2}\n`])
+  })
+
+  test('puts a frame on one line, and leaves the frame as it was', async () => {
+    const stream = new Slow()
+    const writer = new LineWriter(stream)
+    const pretty = Buffer.from('{\r\n  "a": "é\\n",\n"b":\r2\n}\n')
+    const before = pretty.toString()
+    writer.write(pretty.subarray(0, -1))
+    await tick()
+    expect(stream.calls).toEqual(['{    "a": "é\\n", "b": 2 }\n'])
+    expect(pretty.toString()).toBe(before)
+  })
+
+  test('returns a promise while the stream is full, which resolves when it takes more', async () => {
+    const stream = new Slow({ highWaterMark: 16 })
+    const writer = new LineWriter(stream)
+    const events: string[] = []
+    expect(writer.write(bytes('{"id":1}'))).toBeUndefined()
+    const waits = [writer.write(bytes('{"id":2}')), writer.write(bytes('{"id":3}'))]
+    for (const wait of waits) void wait?.then(() => events.push('ready'))
+    await tick()
+    expect(events).toEqual([])
+    stream.finishCall()
+    await tick()
+    expect(events).toEqual(['ready', 'ready'])
+    expect(writer.write(bytes('{"id":4}'))).toBeUndefined()
+  })
+
+  test('rejects when the stream fails, at once and ever after, and flushes no more', async () => {
+    const stream = new Slow({ highWaterMark: 1 })
+    const told: string[] = []
+    const writer = new LineWriter(stream, (error) => told.push(error.message))
+    const wait = writer.write(bytes('{"id":1}'))
+    const flushed = writer.flush()
+    await tick()
+    stream.finishCall(new Error('EPIPE'))
+    await expect(wait).rejects.toThrow('EPIPE')
+    await flushed
+    await writer.flush()
+    await expect(writer.write(bytes('{"id":2}'))).rejects.toThrow('EPIPE')
+    expect(writer.open).toBe(false)
+    expect(told).toEqual(['EPIPE'])
+  })
+
+  test('rejects when the stream is destroyed without an error', async () => {
+    const stream = new Slow({ highWaterMark: 1 })
+    const writer = new LineWriter(stream)
+    const wait = writer.write(bytes('{"id":1}'))
+    stream.destroy()
+    await expect(wait).rejects.toThrow('closed')
+    await expect(writer.write(bytes('{}'))).rejects.toThrow('closed')
+  })
+
+  test('a rejection that nobody awaits is not unhandled', async () => {
+    const unhandled: unknown[] = []
+    const listener = (error: unknown) => unhandled.push(error)
+    process.on('unhandledRejection', listener)
+    const stream = new Slow({ highWaterMark: 1 })
+    const writer = new LineWriter(stream)
+    writer.write(bytes('{"id":1}'))
+    stream.destroy(new Error('EPIPE'))
+    await tick()
+    writer.write(bytes('{"id":2}'))
+    await tick()
+    process.off('unhandledRejection', listener)
+    expect(unhandled).toEqual([])
+  })
+
+  test('flushes when everything written is gone, and ends behind it', async () => {
+    const stream = new Slow({ highWaterMark: 1 })
+    const writer = new LineWriter(stream)
+    await writer.flush()
+    const events: string[] = []
+    void writer.write(bytes('{"id":1}'))?.then(() => events.push('ready'))
+    void writer.flush().then(() => events.push('flushed'))
+    stream.on('finish', () => events.push('finish'))
+    writer.end()
+    await expect(writer.write(bytes('{}'))).rejects.toThrow('ended')
+    await tick()
+    expect(events).toEqual([])
+    stream.finishCall()
+    await vi.waitFor(() => expect(events.toSorted()).toEqual(['finish', 'flushed', 'ready']))
+    expect(stream.calls).toEqual(['{"id":1}\n'])
+  })
+})
+
+describe('LogRelay', () => {
+  const sink = () => {
+    const written: string[] = []
+    const stream = new Writable({
+      write(chunk, _encoding, done) {
+        written.push(chunk.toString())
+        done()
+      },
+    })
+    return { stream, written }
+  }
+
+  test('passes on whole lines only, so that two logs do not mix', () => {
+    const { stream, written } = sink()
+    const [one, two] = [new LogRelay(stream), new LogRelay(stream)]
+    one.push(Buffer.from('a1\na'))
+    two.push(Buffer.from('b'))
+    one.push(Buffer.from('2'))
+    two.push(Buffer.from('1\n\n'))
+    one.push(Buffer.from('\na3'))
+    one.end()
+    two.end()
+    expect(written).toEqual(['a1\n', 'b1\n\n', 'a2\n', 'a3\n'])
+  })
+
+  test('cuts a line over 64 KiB', () => {
+    const { stream, written } = sink()
+    const relay = new LogRelay(stream)
+    relay.push(Buffer.alloc(40_000, 'x'))
+    relay.push(Buffer.alloc(40_000, 'x'))
+    relay.push(Buffer.from('y\n'))
+    expect(written).toEqual([`${'x'.repeat(80_000)}\n`, 'y\n'])
+  })
+
+  test('says how much was lost while the sink was behind, and survives its failure', async () => {
+    const calls: { text: string; done: (error?: Error) => void }[] = []
+    const stream = new Writable({
+      write: (chunk, _encoding, done) => void calls.push({ text: chunk.toString(), done }),
+    })
+    const relay = new LogRelay(stream)
+    const long = `${'x'.repeat(1024 * 1024)}\n`
+    for (const line of [long, 'lost\n', 'lost too\n']) relay.push(Buffer.from(line))
+    calls.shift()?.done()
+    relay.push(Buffer.from('back\n'))
+    while (calls.length > 0) {
+      const call = calls.shift()!
+      call.done(call.text === 'back\n' ? new Error('ENOSPC') : undefined)
+      if (call.text === 'back\n') break
+      expect(call.text).toBe('[14 bytes of log lost]\n')
+      await tick()
+    }
+    await tick()
+    expect(stream.destroyed).toBe(true)
+    relay.push(Buffer.from('nobody reads this\n'))
+    expect(calls).toEqual([])
+  })
+
+  test('survives a sink that throws', () => {
+    const stream = new Writable({
+      write() {
+        throw new Error('broken')
+      },
+    })
+    const relay = new LogRelay(stream)
+    expect(() => relay.push(Buffer.from('a\n'))).not.toThrow()
+  })
+})
+
+test('looksLikeMessage tells objects and arrays from what else a program prints', () => {
+  const lines = ['{', ' \t\r{"a":1}', '[{}]', 'INFO {}', '"text"', '', '  ', '1']
+  expect(lines.map((line) => looksLikeMessage(bytes(line)))).toEqual([
+    true,
+    true,
+    true,
+    false,
+    false,
+    false,
+    false,
+    false,
+  ])
+})
+
+test('printable escapes what could move the cursor, hide text or begin a line', () => {
+  expect(printable(bytes('a\u001b[31mé\r\nb\u202e\u2028\u0000\u009b'))).toBe(
+    'a\\u{1b}[31mé\\nb\\u{202e}\\u{2028}\\u{0}\\u{9b}',
+  )
+})
