@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import type { Stack } from './compose.js'
 import { Context, type Direction, type ErrorObject, type Result } from './context.js'
-import { INTERNAL_ERROR, inPhase, proxyError, RpcError } from './error.js'
+import { INTERNAL_ERROR, INVALID_REQUEST, inPhase, proxyError, RpcError } from './error.js'
 import { Lane, type Turn } from './lane.js'
 import {
   elementsOfBatch,
@@ -197,13 +197,11 @@ export class Bridge implements Crossing {
     const { head } = message
     const id = head.id as RequestId
     const idText = head.idText as string
-    const refuse = (error: ErrorObject) => this.#tell(end, errorFrame(idText, error), { relatedRequestId: id })
-    if (end.requests.has(id)) {
-      return refuse(new RpcError(-32600, `Invalid request: id ${idText} is in use by a request in flight`).toJSON())
+    const refusal = this.#refusal(end, id)
+    if (refusal) {
+      this.#tell(end, errorFrame(idText, refusal), { relatedRequestId: id })
+      return
     }
-    const gone = this.#far(end).gone ?? (this.#shutting && end === this.#client ? this.#shuttingDown() : undefined)
-    if (gone) return refuse(inPhase(gone, 'not_sent').toJSON())
-    if (over(end.lane, HARD_CAP)) return refuse(proxyError('overloaded').toJSON())
     if (end === this.#client) this.#sniff(message)
     const far = this.#far(end)
     const exchange = new Exchange(id, idText, far.owed.has(id) ? this.#ownId() : id)
@@ -213,6 +211,16 @@ export class Bridge implements Crossing {
     exchange.request = passage
     if (far.paused) this.#released(far)
     this.#walk(passage, this.#placeOf(far, passage.stack))
+  }
+
+  /** Why a request is not taken at all. */
+  #refusal(end: End, id: RequestId): ErrorObject | undefined {
+    if (end.requests.has(id)) {
+      return { code: INVALID_REQUEST, message: `Invalid request: id ${JSON.stringify(id)} is in use` }
+    }
+    const gone = this.#far(end).gone ?? (this.#shutting && end === this.#client ? this.#shuttingDown() : undefined)
+    if (gone) return inPhase(gone, 'not_sent').toJSON()
+    return over(end.lane, HARD_CAP) ? proxyError('overloaded').toJSON() : undefined
   }
 
   #notification(end: End, message: Message, meta?: FrameMeta): void {
@@ -281,7 +289,11 @@ export class Bridge implements Crossing {
     this.#options.report(error)
     if (kind === 'notification') return
     const exchange = id === undefined ? undefined : this.#awaited(end, id)
-    const owed = exchange ? [exchange] : id === undefined ? this.#unanswered(this.#far(end)).filter((it) => it.sent) : []
+    const owed = exchange
+      ? [exchange]
+      : id === undefined
+        ? this.#unanswered(this.#far(end)).filter((it) => it.sent)
+        : []
     for (const it of owed) void this.answer(it, { error: told }, this.#placeOf(end, it.request.stack))
   }
 
@@ -500,7 +512,8 @@ export class Bridge implements Crossing {
       const { requests } = this.#from(exchange.request.direction)
       if (requests.get(exchange.id) === exchange) requests.delete(exchange.id)
     }
-    if (exchange.wireId !== exchange.id) this.#far(this.#from(exchange.request.direction)).aliases.delete(exchange.wireId)
+    if (exchange.wireId !== exchange.id)
+      this.#far(this.#from(exchange.request.direction)).aliases.delete(exchange.wireId)
     this.#check()
   }
 
@@ -608,7 +621,9 @@ export class Bridge implements Crossing {
 
   /** An answer that somebody waits for can only be read from a source that is read. */
   #mustRead(end: End): boolean {
-    return !over(end.lane, HARD_CAP) && (end.aliases.size > 0 || (end === this.#client && this.#server.requests.size > 0))
+    return (
+      !over(end.lane, HARD_CAP) && (end.aliases.size > 0 || (end === this.#client && this.#server.requests.size > 0))
+    )
   }
 
   #throttle(end: End): void {

@@ -308,14 +308,13 @@ export function stringOf(bytes: Buffer, start: number, end: number): string {
 
 /** A span of ASCII as a string. */
 export function asciiOf(bytes: Buffer, start: number, end: number): string {
-  if (end - start > SHORT) return bytes.toString('latin1', start, end)
-  let hash = end - start
-  for (let at = start; at < end; at++) hash = (hash * 31 + bytes[at]!) | 0
-  const slot = hash & 255
+  if (end - start > SHORT || start === end) return bytes.toString('latin1', start, end)
+  const length = end - start
+  const slot = (length * 31 + bytes[start]! * 7 + bytes[start + (length >> 1)]! * 3 + bytes[end - 1]!) & 255
   const known = lately[slot]!
-  let same = known.length === end - start ? 0 : -1
-  while (same >= 0 && same < known.length) same = known.charCodeAt(same) === bytes[start + same] ? same + 1 : -1
-  if (same >= 0) return known
+  let same = 0
+  if (known.length === length) while (same < length && known.charCodeAt(same) === bytes[start + same]) same++
+  if (same === length) return known
   const text = bytes.toString('latin1', start, end)
   lately[slot] = text
   return text

@@ -149,59 +149,60 @@ function parseError(error: unknown): unknown {
 /** One walk over a frame. What is wrong with it is kept until its end: what is not even JSON is told so. */
 class Walk {
   readonly head = new Head()
-  readonly #bytes: Buffer
-  #problem: string | undefined
+  readonly bytes: Buffer
+  problem: string | undefined
   /** One bit for each of `topNames`: seen in any spelling, and seen so that readers may differ. */
-  #seen = 0
-  #doubtful = 0
-  #nameStart = -1
-  #nameEnd = -1
-  #uriStart = -1
-  #uriEnd = -1
+  seen = 0
+  doubtful = 0
+  /** The same for `paramsNames`. */
+  seenParams = 0
+  nameStart = -1
+  nameEnd = -1
+  uriStart = -1
+  uriEnd = -1
 
   constructor(bytes: Buffer) {
-    this.#bytes = bytes
+    this.bytes = bytes
   }
 
   run(): void {
-    const bytes = this.#bytes
+    const bytes = this.bytes
     let at = skipSpace(bytes, 0)
     if (bytes[at] !== OPEN_OBJECT) {
-      at = this.#pass(at, MAX_DEPTH)
-      this.#problem ??= 'expected an object'
-    } else at = walkObject(bytes, at, this.#top)
+      at = this.pass(at, MAX_DEPTH)
+      this.problem ??= 'expected an object'
+    } else at = walkObject(bytes, at, this.top)
     at = skipSpace(bytes, at)
     if (at < bytes.length) throw unexpected(bytes, at)
   }
 
-  readonly #top = (keyStart: number, keyEnd: number, start: number): number => {
-    const bytes = this.#bytes
+  readonly top = (keyStart: number, keyEnd: number, start: number): number => {
+    const bytes = this.bytes
     const index = lookUp(bytes, keyStart, keyEnd, topNames)
-    if (index >= 0) this.#see(index)
+    if (index >= 0) this.see(index)
     const end =
       index === PARAMS && bytes[start] === OPEN_OBJECT
-        ? walkObject(bytes, start, this.#param)
-        : this.#pass(start, MAX_DEPTH - 1)
-    if (index >= 0 && (this.#doubtful & (1 << index)) === 0) this.#note(index, start, end)
+        ? walkObject(bytes, start, this.param)
+        : this.pass(start, MAX_DEPTH - 1)
+    if (index >= 0 && (this.doubtful & (1 << index)) === 0) this.note(index, start, end)
     return end
   }
 
-  #params = 0
-  readonly #param = (keyStart: number, keyEnd: number, start: number): number => {
-    const end = this.#pass(start, MAX_DEPTH - 2)
-    const index = lookUp(this.#bytes, keyStart, keyEnd, paramsNames)
+  readonly param = (keyStart: number, keyEnd: number, start: number): number => {
+    const end = this.pass(start, MAX_DEPTH - 2)
+    const index = lookUp(this.bytes, keyStart, keyEnd, paramsNames)
     if (index < 0) return end
     const bit = 1 << (index & (ALIKE - 1))
-    if (index >= ALIKE || (this.#params & bit) !== 0) {
-      this.#problem ??= `ambiguous member "${paramsNames[index & (ALIKE - 1)]}" in params`
+    if (index >= ALIKE || (this.seenParams & bit) !== 0) {
+      this.problem ??= `ambiguous member "${paramsNames[index & (ALIKE - 1)]}" in params`
     }
-    this.#params |= bit
+    this.seenParams |= bit
     if (index === NAME) {
-      this.#nameStart = start
-      this.#nameEnd = end
+      this.nameStart = start
+      this.nameEnd = end
     } else if (index === URI) {
-      this.#uriStart = start
-      this.#uriEnd = end
+      this.uriStart = start
+      this.uriEnd = end
     } else if (index === META) {
       this.head.metaStart = start
       this.head.metaEnd = end
@@ -209,21 +210,22 @@ class Walk {
     return end
   }
 
-  #see(index: number): void {
+  see(index: number): void {
     const bit = 1 << (index & (ALIKE - 1))
-    if (index >= ALIKE || (this.#seen & bit) !== 0) {
-      this.#doubtful |= bit
-      this.#problem ??= `ambiguous member "${topNames[index & (ALIKE - 1)]}"`
+    if (index >= ALIKE || (this.seen & bit) !== 0) {
+      this.doubtful |= bit
+      this.problem ??= `ambiguous member "${topNames[index & (ALIKE - 1)]}"`
     }
-    this.#seen |= bit
+    this.seen |= bit
   }
 
-  #note(index: number, start: number, end: number): void {
+  note(index: number, start: number, end: number): void {
     const { head } = this
-    if (index === JSONRPC) this.#version(start, end)
-    else if (index === ID) this.#id(start, end)
+    if (index === JSONRPC) {
+      if (this.string(start, end) !== '2.0') this.problem ??= 'expected jsonrpc "2.0"'
+    } else if (index === ID) this.id(start, end)
     else if (index === METHOD) {
-      if (this.#bytes[start] === QUOTE) head.method = stringOf(this.#bytes, start, end)
+      if (this.bytes[start] === QUOTE) head.method = stringOf(this.bytes, start, end)
     } else if (index === PARAMS) {
       head.paramsStart = start
       head.paramsEnd = end
@@ -236,47 +238,37 @@ class Walk {
     }
   }
 
-  #version(start: number, end: number): void {
-    const bytes = this.#bytes
-    // The token `"2.0"`, in four comparisons.
-    const plain =
-      end - start === 5 && bytes[start + 1] === 0x32 && bytes[start + 2] === 0x2e && bytes[start + 3] === 0x30
-    if (plain && bytes[start] === QUOTE) return
-    if (bytes[start] === QUOTE && stringOf(bytes, start, end) === '2.0') return
-    this.#problem ??= 'expected jsonrpc "2.0"'
-  }
-
-  #id(start: number, end: number): void {
+  id(start: number, end: number): void {
     const { head } = this
     head.idStart = start
     head.idEnd = end
-    const byte = this.#bytes[start]!
+    const byte = this.bytes[start]!
     if (byte === QUOTE) {
-      head.id = stringOf(this.#bytes, start, end)
-      head.exactId = !this.#bytes.subarray(start, end).includes(BACKSLASH)
+      head.id = stringOf(this.bytes, start, end)
+      head.exactId = !this.bytes.subarray(start, end).includes(BACKSLASH)
     } else if (byte === 0x2d || (byte >= 0x30 && byte <= 0x39)) {
-      head.exactId = isPlainInteger(this.#bytes, start, end)
-      head.id = Number(asciiOf(this.#bytes, start, end))
-    } else if (byte !== 0x6e) this.#problem ??= 'expected an id that is a string or a number'
-    if (head.id !== undefined && !head.exactId) head.token = this.#bytes.toString('utf8', start, end)
+      head.exactId = isPlainInteger(this.bytes, start, end)
+      head.id = Number(asciiOf(this.bytes, start, end))
+    } else if (byte !== 0x6e) this.problem ??= 'expected an id that is a string or a number'
+    if (head.id !== undefined && !head.exactId) head.token = this.bytes.toString('utf8', start, end)
   }
 
   /** Skips a value. What nests too deep is passed over, since the id may come after it. */
-  #pass(start: number, room: number): number {
+  pass(start: number, room: number): number {
     try {
-      return skipValue(this.#bytes, start, room)
+      return skipValue(this.bytes, start, room)
     } catch (error) {
       if (!(error instanceof DepthError)) throw error
-      this.#problem ??= `nested deeper than ${MAX_DEPTH} levels`
-      return skipDeep(this.#bytes, start)
+      this.problem ??= `nested deeper than ${MAX_DEPTH} levels`
+      return skipDeep(this.bytes, start)
     }
   }
 
   /** Finishes the head; gives what makes the frame illegal (JSON-RPC 2.0, sections 4 and 5), if anything does. */
   judge(): string | undefined {
-    if (this.#problem !== undefined) return this.#problem
+    if (this.problem !== undefined) return this.problem
     const { head } = this
-    const saw = (index: number) => (this.#seen & (1 << index)) !== 0
+    const saw = (index: number) => (this.seen & (1 << index)) !== 0
     if (!saw(JSONRPC)) return 'expected jsonrpc "2.0"'
     if (saw(RESULT) && saw(ERROR)) return 'both result and error'
     if (saw(METHOD)) {
@@ -292,26 +284,26 @@ class Walk {
       head.kind = 'response'
       head.isError = saw(ERROR)
     }
-    head.name = this.#string(this.#nameStart, this.#nameEnd) ?? this.#string(this.#uriStart, this.#uriEnd)
+    head.name = this.string(this.nameStart, this.nameEnd) ?? this.string(this.uriStart, this.uriEnd)
     return undefined
   }
 
   sketch(): Sketch {
     const { id, idText } = this.head
     const sketch: Sketch = {}
-    const call = (this.#seen & (1 << METHOD)) !== 0
-    const answer = (this.#seen & ((1 << RESULT) | (1 << ERROR))) !== 0
-    if (call && !answer) sketch.kind = (this.#seen & (1 << ID)) !== 0 ? 'request' : 'notification'
+    const call = (this.seen & (1 << METHOD)) !== 0
+    const answer = (this.seen & ((1 << RESULT) | (1 << ERROR))) !== 0
+    if (call && !answer) sketch.kind = (this.seen & (1 << ID)) !== 0 ? 'request' : 'notification'
     if (answer && !call) sketch.kind = 'response'
-    if (id !== undefined && (this.#doubtful & (1 << ID)) === 0) {
+    if (id !== undefined && (this.doubtful & (1 << ID)) === 0) {
       sketch.id = id
       if (idText !== undefined) sketch.idText = idText
     }
     return sketch
   }
 
-  #string(start: number, end: number): string | undefined {
-    return start >= 0 && this.#bytes[start] === QUOTE ? stringOf(this.#bytes, start, end) : undefined
+  string(start: number, end: number): string | undefined {
+    return start >= 0 && this.bytes[start] === QUOTE ? stringOf(this.bytes, start, end) : undefined
   }
 }
 

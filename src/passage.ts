@@ -1,6 +1,14 @@
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import type { Stack } from './compose.js'
-import { Context, type Direction, type ErrorObject, type Middleware, type Next, type Result, type Transit } from './context.js'
+import {
+  Context,
+  type Direction,
+  type ErrorObject,
+  type Middleware,
+  type Next,
+  type Result,
+  type Transit,
+} from './context.js'
 import { proxyError, type RpcError } from './error.js'
 import type { Turn } from './lane.js'
 import type { Message } from './message.js'
@@ -73,7 +81,14 @@ export interface Crossing {
   /** Gives an exchange its outcome, walking from `place` to the requester. */
   answer(exchange: Exchange, outcome: Outcome, place: number, turn?: Turn): Promise<void>
   notify(stack: Stack<Passage>, place: number, to: Side, method: string, params?: object): Promise<void>
-  call(stack: Stack<Passage>, place: number, to: Side, method: string, params?: object, options?: CallOptions): Promise<Result>
+  call(
+    stack: Stack<Passage>,
+    place: number,
+    to: Side,
+    method: string,
+    params?: object,
+    options?: CallOptions,
+  ): Promise<Result>
   /** Turns whatever was thrown into what the peer may know of it. */
   publicError(error: unknown, passage: Passage): ErrorObject
   /** Counts what waits on something other than its own middleware. */
@@ -163,7 +178,9 @@ export class Passage implements Transit {
 
   /** The message as it arrived at a place. */
   seenBy(place: number): Message {
-    const change = this.#changes?.find((it) => (this.direction === 'client-to-server' ? it.place >= place : it.place <= place))
+    const change = this.#changes?.find((it) =>
+      this.direction === 'client-to-server' ? it.place >= place : it.place <= place,
+    )
     return change ? change.before : this.message
   }
 
@@ -220,7 +237,10 @@ export class Passage implements Transit {
   }
 
   drop(place: number): void {
-    if (this.kind === 'notification') return this.stop(new Error('next() after drop()'))
+    if (this.kind === 'notification') {
+      this.stop(new Error('next() after drop()'))
+      return
+    }
     const phase = this.exchange?.sent ? 'sent' : 'not_sent'
     void this.#settle('drop', place, { error: proxyError('denied', { detail: 'dropped', phase }).toJSON() })
   }

@@ -72,7 +72,7 @@ describe('EventReader', () => {
 
   it('hands over bytes as they are, of a single line as a view of the chunk', () => {
     const chunk = Buffer.concat([Buffer.from('data: '), Buffer.from([0xff, 0xc3, 0x00, 0x28]), Buffer.from('\n\n')])
-    let data = Buffer.alloc(0)
+    let data: Buffer = Buffer.alloc(0)
     new EventReader({
       onEvent: (event) => {
         data = event.data
@@ -132,7 +132,10 @@ describe('EventReader', () => {
       parser.feed(bytes.toString('latin1'))
       const chunks: Buffer[] = []
       let at = 0
-      for (const cut of cuts) chunks.push(bytes.subarray(at, (at += cut)))
+      for (const cut of cuts) {
+        chunks.push(bytes.subarray(at, at + cut))
+        at += cut
+      }
       chunks.push(bytes.subarray(at))
       const latin = (value: unknown) => (typeof value === 'string' ? Buffer.from(value).toString('latin1') : value)
       const heard = read(chunks).heard.map(([kind, type, data, id]) =>

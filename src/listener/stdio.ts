@@ -27,7 +27,7 @@ export class StdioClient implements Wire {
   onclose?: Wire['onclose']
   onerror?: Wire['onerror']
 
-  readonly #stdin: Readable
+  readonly #stdin: Readable & { ref?(): unknown; unref?(): unknown }
   readonly #reader: LineReader
   readonly #writer: LineWriter
   #started = false
@@ -59,6 +59,7 @@ export class StdioClient implements Wire {
     if (this.#started) return
     this.#started = true
     const stdin = this.#stdin
+    stdin.ref?.()
     stdin.on('end', this.#end)
     stdin.on('close', this.#end)
     if (stdin.readableEnded || stdin.destroyed) process.nextTick(this.#end)
@@ -100,12 +101,13 @@ export class StdioClient implements Wire {
     this.#leave()
   }
 
-  /** A paused stdin does not keep the process alive. */
+  /** Node goes on filling the buffer of a paused stdin: only one that is unreferenced lets the process end. */
   #leave(): void {
     if (this.#left) return
     this.#left = true
     this.#stdin.off('data', this.#read)
     this.#stdin.pause()
+    this.#stdin.unref?.()
     this.onclose?.()
   }
 }

@@ -42,7 +42,9 @@ export function openUpstream(upstream: Upstream): UpstreamFactory {
   if (typeof upstream === 'function') return upstream
   if (isCommand(upstream)) return () => new StdioUpstream(upstream)
   if (!isUrl(upstream)) {
-    throw new TypeError(`listen(): expected { command }, { url } or a function that makes a transport, got ${show(upstream)}`)
+    throw new TypeError(
+      `listen(): expected { command }, { url } or a function that makes a transport, got ${show(upstream)}`,
+    )
   }
   const options = { ...upstream, url: parseUrl(upstream.url) }
   if (upstream.type === 'sse') return async () => new (await import('./sse.js')).SseUpstream(options)
@@ -78,5 +80,7 @@ function parseUrl(text: string | URL): URL {
 }
 
 function show(value: unknown): string {
-  return typeof value === 'object' && value !== null ? `an object with ${Object.keys(value).join(', ') || 'nothing'}` : JSON.stringify(value) ?? String(value)
+  return typeof value === 'object' && value !== null
+    ? `an object with ${Object.keys(value).join(', ') || 'nothing'}`
+    : (JSON.stringify(value) ?? String(value))
 }

@@ -1,0 +1,169 @@
+import { describe, expect, it } from 'vitest'
+import { scan } from '../../src/message.js'
+import {
+  argumentHeaders,
+  declaredHeaders,
+  encodeValue,
+  metadataHeaders,
+  modernVersion,
+} from '../../src/upstream/headers.js'
+import { ToolHeaders } from '../../src/upstream/tools.js'
+import { modern, request } from '../fixtures/http-server.js'
+
+describe('encodeValue', () => {
+  it.each([
+    ['us-west1', 'us-west1'],
+    ['a b\tc', 'a b\tc'],
+    ['!~', '!~'],
+    ['Hello, 世界', '=?base64?SGVsbG8sIOS4lueVjA==?='],
+    [' padded ', '=?base64?IHBhZGRlZCA=?='],
+    ['trailing\t', '=?base64?dHJhaWxpbmcJ?='],
+    ['line1\nline2', '=?base64?bGluZTEKbGluZTI=?='],
+    ['=?base64?literal?=', '=?base64?PT9iYXNlNjQ/bGl0ZXJhbD89?='],
+    ['=?base64?open', '=?base64?open'],
+    ['', '=?base64??='],
+    ['\x7f', '=?base64?fw==?='],
+  ])('%j', (value, encoded) => {
+    expect(encodeValue(value)).toBe(encoded)
+  })
+})
+
+describe('declaredHeaders', () => {
+  const property = (type: unknown, name: unknown) => ({ type, 'x-mcp-header': name })
+
+  it('finds what is reachable through properties, nested too', () => {
+    const schema = {
+      properties: {
+        a: property('string', 'A'),
+        nested: { type: 'object', properties: { b: property('integer', 'B'), c: property('boolean', 'C') } },
+        plain: { type: 'string' },
+      },
+    }
+    expect(declaredHeaders(schema)).toEqual([
+      { name: 'A', path: ['a'] },
+      { name: 'B', path: ['nested', 'b'] },
+      { name: 'C', path: ['nested', 'c'] },
+    ])
+  })
+
+  it.each([
+    ['of an array', { properties: { a: { items: property('string', 'A') } } }],
+    ['of a composition', { oneOf: [{ properties: { a: property('string', 'A') } }] }],
+    ['of the root', property('string', 'A')],
+    ['of no primitive', { properties: { a: property('object', 'A'), b: property(['string'], 'B') } }],
+    [
+      'that is no token',
+      { properties: { a: property('string', 'A: x\r\n'), b: property('string', ''), c: property('string', 7) } },
+    ],
+    ['in no schema', null],
+  ])('does not honour an annotation %s', (_name, schema) => {
+    expect(declaredHeaders(schema)).toEqual([])
+  })
+
+  it('takes the first of two names that differ in case only', () => {
+    expect(declaredHeaders({ properties: { a: property('string', 'Same'), b: property('string', 'SAME') } })).toEqual([
+      { name: 'Same', path: ['a'] },
+    ])
+  })
+})
+
+describe('argumentHeaders', () => {
+  const mirrored = (args: string | undefined, ...paths: string[][]) => {
+    const member = args === undefined ? '' : `,"arguments":${args}`
+    const frame = Buffer.from(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t"${member}}}`)
+    return argumentHeaders(
+      frame,
+      scan(frame),
+      paths.map((path) => ({ name: path.join('-'), path })),
+    )
+  }
+
+  it('writes strings as they are, numbers in decimal, booleans in lower case', () => {
+    const args = '{"s":"x","i":-7,"f":42.0,"t":true,"n":{"s":"ü"}}'
+    expect(mirrored(args, ['s'], ['i'], ['f'], ['t'], ['n', 's'])).toEqual({
+      'mcp-param-s': 'x',
+      'mcp-param-i': '-7',
+      'mcp-param-f': '42',
+      'mcp-param-t': 'true',
+      'mcp-param-n-s': '=?base64?w7w=?=',
+    })
+  })
+
+  it('omits what is null, absent, no primitive, not safe, or inherited', () => {
+    const args = '{"null":null,"list":[1],"big":9007199254740993,"huge":1e999}'
+    const paths = [['null'], ['absent'], ['list'], ['big'], ['huge'], ['toString'], ['null', 'x'], ['__proto__', 'x']]
+    expect(mirrored(args, ...paths)).toEqual({})
+    expect(mirrored(undefined, ['s'])).toEqual({})
+  })
+})
+
+describe('metadataHeaders', () => {
+  const of = (frame: Buffer) => metadataHeaders(frame, scan(frame), '2026-07-28')
+
+  it('mirrors method and name', () => {
+    expect(of(modern(1, 'tools/call', { name: 'get weather' }))).toEqual({
+      'mcp-protocol-version': '2026-07-28',
+      'mcp-method': 'tools/call',
+      'mcp-name': 'get weather',
+    })
+  })
+
+  it('keeps a hostile name inside its header', () => {
+    expect(of(modern(1, 'tools/call', { name: 'a\r\nX-Evil: 1' }))['mcp-name']).toBe('=?base64?YQ0KWC1FdmlsOiAx?=')
+  })
+
+  it('has no name where the method has none', () => {
+    expect(of(modern(1, 'tools/list', { name: 'x' }))).not.toHaveProperty('mcp-name')
+  })
+})
+
+describe('modernVersion', () => {
+  it.each([
+    [modern(1, 'ping'), '2026-07-28'],
+    [request(1, 'ping'), undefined],
+    [request(1, 'ping', { _meta: { progressToken: 1 } }), undefined],
+    [request(1, 'ping', { _meta: { 'io.modelcontextprotocol/protocolVersion': 7 } }), undefined],
+  ])('%#', (frame, version) => {
+    expect(modernVersion(frame, scan(frame))).toBe(version)
+  })
+})
+
+describe('ToolHeaders', () => {
+  const page = (tools: unknown[], nextCursor?: string) =>
+    Buffer.from(JSON.stringify({ jsonrpc: '2.0', id: 1, result: { tools, nextCursor } }))
+  const tool = (name: string) => ({
+    name,
+    inputSchema: { properties: { a: { type: 'string', 'x-mcp-header': name } } },
+  })
+
+  it('asks once for all who wait, and not again for a tool that is not listed', async () => {
+    const tools = new ToolHeaders()
+    const asked: (string | undefined)[] = []
+    const ask = async (cursor: string | undefined) => {
+      asked.push(cursor)
+      return cursor === undefined ? page([tool('A')], 'next') : page([tool('B')])
+    }
+    expect(await Promise.all([tools.of('A', ask), tools.of('B', ask), tools.of('C', ask)])).toEqual([
+      [{ name: 'A', path: ['a'] }],
+      [{ name: 'B', path: ['a'] }],
+      [],
+    ])
+    expect(await tools.of('C', ask)).toEqual([])
+    expect(asked).toEqual([undefined, 'next'])
+  })
+
+  it('lives with a server that refuses, lists nonsense, or never ends its list', async () => {
+    const tools = new ToolHeaders()
+    let pages = 0
+    expect(await tools.of('a', () => Promise.reject(new Error('no')))).toEqual([])
+    expect(await tools.of('b', async () => page([null, 7, { name: 'b' }]))).toEqual([])
+    expect(await tools.of('c', async () => Buffer.from('nonsense'))).toEqual([])
+    expect(
+      await tools.of('d', async () => {
+        pages += 1
+        return page([], 'again')
+      }),
+    ).toEqual([])
+    expect(pages).toBe(100)
+  })
+})
