@@ -1,7 +1,19 @@
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitest/config'
+import type { Reporter, TestModule } from 'vitest/node'
 
 const at = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url))
+
+/** One closing line that any tool can read. */
+const summary: Reporter = {
+  onTestRunEnd(modules: readonly TestModule[]) {
+    const count = { passed: 0, failed: 0, skipped: 0, pending: 0 }
+    for (const module of modules) {
+      for (const test of module.children.allTests()) count[test.result().state]++
+    }
+    console.log(`${count.passed} passed, ${count.failed} failed, ${count.skipped + count.pending} skipped`)
+  },
+}
 
 export default defineConfig({
   resolve: {
@@ -14,7 +26,9 @@ export default defineConfig({
   },
   test: {
     include: ['test/**/*.test.ts'],
+    reporters: ['default', summary],
     testTimeout: 30_000,
+    hookTimeout: 30_000,
     coverage: { include: ['src/**', 'middleware/**'], provider: 'v8', reporter: ['text', 'json-summary'] },
   },
 })
