@@ -1,7 +1,7 @@
 import { Writable } from 'node:stream'
 import fc from 'fast-check'
 import { afterEach, describe, expect, test, vi } from 'vitest'
-import { LineReader, type LineReaderOptions, LineWriter, LogRelay, looksLikeMessage, printable } from '../src/lines.js'
+import { LineReader, type LineReaderOptions, LineWriter, looksLikeMessage } from '../src/lines.js'
 
 afterEach(() => {
   vi.restoreAllMocks()
@@ -132,10 +132,12 @@ describe('LineReader', () => {
 
   test('copies each byte of a 48 MiB line once, and of one that comes byte by byte not many times', () => {
     let copied = 0
+    let pieces = 0
     const concat = Buffer.concat
     vi.spyOn(Buffer, 'concat').mockImplementation((list, total) => {
       const joined = concat(list, total)
       copied += joined.length
+      pieces = Math.max(pieces, list.length)
       return joined
     })
     const lengths: number[] = []
@@ -147,10 +149,11 @@ describe('LineReader', () => {
     expect(copied).toBeLessThanOrEqual(49 * 1024 * 1024)
 
     copied = 0
+    pieces = 0
     for (let i = 0; i < 256 * 1024; i++) reader.push(chunk.subarray(i % 1024, (i % 1024) + 1))
     reader.push(Buffer.from('\n'))
     expect(lengths).toEqual([48 * 1024 * 1024, 256 * 1024])
-    expect(copied).toBeLessThan(20 * 256 * 1024)
+    expect([copied < 20 * 256 * 1024, pieces < 100]).toEqual([true, true])
   })
 })
 
@@ -271,74 +274,6 @@ describe('LineWriter', () => {
   })
 })
 
-describe('LogRelay', () => {
-  const sink = () => {
-    const written: string[] = []
-    const stream = new Writable({
-      write(chunk, _encoding, done) {
-        written.push(chunk.toString())
-        done()
-      },
-    })
-    return { stream, written }
-  }
-
-  test('passes on whole lines only, so that two logs do not mix', () => {
-    const { stream, written } = sink()
-    const [one, two] = [new LogRelay(stream), new LogRelay(stream)]
-    one.push(Buffer.from('a1\na'))
-    two.push(Buffer.from('b'))
-    one.push(Buffer.from('2'))
-    two.push(Buffer.from('1\n\n'))
-    one.push(Buffer.from('\na3'))
-    one.end()
-    two.end()
-    expect(written).toEqual(['a1\n', 'b1\n\n', 'a2\n', 'a3\n'])
-  })
-
-  test('cuts a line over 64 KiB', () => {
-    const { stream, written } = sink()
-    const relay = new LogRelay(stream)
-    relay.push(Buffer.alloc(40_000, 'x'))
-    relay.push(Buffer.alloc(40_000, 'x'))
-    relay.push(Buffer.from('y\n'))
-    expect(written).toEqual([`${'x'.repeat(80_000)}\n`, 'y\n'])
-  })
-
-  test('says how much was lost while the sink was behind, and survives its failure', async () => {
-    const calls: { text: string; done: (error?: Error) => void }[] = []
-    const stream = new Writable({
-      write: (chunk, _encoding, done) => void calls.push({ text: chunk.toString(), done }),
-    })
-    const relay = new LogRelay(stream)
-    const long = `${'x'.repeat(1024 * 1024)}\n`
-    for (const line of [long, 'lost\n', 'lost too\n']) relay.push(Buffer.from(line))
-    calls.shift()?.done()
-    relay.push(Buffer.from('back\n'))
-    while (calls.length > 0) {
-      const call = calls.shift()!
-      call.done(call.text === 'back\n' ? new Error('ENOSPC') : undefined)
-      if (call.text === 'back\n') break
-      expect(call.text).toBe('[14 bytes of log lost]\n')
-      await tick()
-    }
-    await tick()
-    expect(stream.destroyed).toBe(true)
-    relay.push(Buffer.from('nobody reads this\n'))
-    expect(calls).toEqual([])
-  })
-
-  test('survives a sink that throws', () => {
-    const stream = new Writable({
-      write() {
-        throw new Error('broken')
-      },
-    })
-    const relay = new LogRelay(stream)
-    expect(() => relay.push(Buffer.from('a\n'))).not.toThrow()
-  })
-})
-
 test('looksLikeMessage tells objects and arrays from what else a program prints', () => {
   const lines = ['{', ' \t\r{"a":1}', '[{}]', 'INFO {}', '"text"', '', '  ', '1']
   expect(lines.map((line) => looksLikeMessage(bytes(line)))).toEqual([
@@ -351,10 +286,4 @@ test('looksLikeMessage tells objects and arrays from what else a program prints'
     false,
     false,
   ])
-})
-
-test('printable escapes what could move the cursor, hide text or begin a line', () => {
-  expect(printable(bytes('a\u001b[31mé\r\nb\u202e\u2028\u0000\u009b'))).toBe(
-    'a\\u{1b}[31mé\\nb\\u{202e}\\u{2028}\\u{0}\\u{9b}',
-  )
 })

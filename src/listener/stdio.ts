@@ -1,7 +1,7 @@
 import type { Readable, Writable } from 'node:stream'
 import { reasons } from '../error.js'
 import { LineReader, LineWriter, MAX_LINE_BYTES } from '../lines.js'
-import { type Frame, FrameError, type Wire } from '../wire.js'
+import { type CloseOptions, type Frame, FrameError, type Wire } from '../wire.js'
 
 export interface StdioClientOptions {
   /** @default process.stdin */
@@ -34,6 +34,10 @@ export class StdioClient implements Wire {
   #left = false
   #paused = false
   #closing: Promise<void> | undefined
+  #hurry!: () => void
+  readonly #hurried = new Promise<void>((resolve) => {
+    this.#hurry = resolve
+  })
 
   constructor(options: StdioClientOptions = {}) {
     const maxBytes = options.maxMessageBytes ?? MAX_LINE_BYTES
@@ -85,10 +89,11 @@ export class StdioClient implements Wire {
     if (this.#started && !this.#left) this.#stdin.resume()
   }
 
-  /** Stops reading, and resolves when the client has taken all that was sent, or is gone. */
-  close(): Promise<void> {
+  /** Stops reading, and resolves when the client has taken all that was sent, or is gone. Urgent: does not wait. */
+  close({ urgent = false }: CloseOptions = {}): Promise<void> {
     this.#leave()
-    this.#closing ??= this.#writer.flush()
+    this.#closing ??= Promise.race([this.#writer.flush(), this.#hurried])
+    if (urgent) this.#hurry()
     return this.#closing
   }
 

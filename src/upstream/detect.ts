@@ -16,8 +16,10 @@ const MODERN_ERRORS = new Set([-32601, -32020, -32021, -32022])
  * in a way that tells of HTTP+SSE and does serve such a stream (2025-11-25 basic/transports, "Backwards
  * Compatibility"). What was found out is kept.
  */
-export function detect(options: HttpUpstreamOptions, shared?: Endpoint): Wire {
-  return new DetectingUpstream(shared ?? new Endpoint(options), options, shared === undefined)
+export function detect(options: HttpUpstreamOptions | Endpoint): Wire {
+  return options instanceof Endpoint
+    ? new DetectingUpstream(options, true)
+    : new DetectingUpstream(new Endpoint(options), false)
 }
 
 class DetectingUpstream implements Wire {
@@ -25,9 +27,8 @@ class DetectingUpstream implements Wire {
   onclose?: (reason?: Error) => void
   onerror?: (error: Error) => void
 
-  readonly #options: HttpUpstreamOptions
   readonly #endpoint: Endpoint
-  readonly #own: boolean
+  readonly #shared: boolean
   #wire: Wire
   #first: { id: unknown; frame: Frame } | undefined
   #decided = false
@@ -36,11 +37,10 @@ class DetectingUpstream implements Wire {
   #candidate: SseUpstream | undefined
   #closing: Promise<void> | undefined
 
-  constructor(endpoint: Endpoint, options: HttpUpstreamOptions, own: boolean) {
+  constructor(endpoint: Endpoint, shared: boolean) {
     this.#endpoint = endpoint
-    this.#options = options
-    this.#own = own
-    this.#wire = new HttpUpstream(options, endpoint)
+    this.#shared = shared
+    this.#wire = new HttpUpstream(endpoint)
   }
 
   start(): Promise<void> | void {
@@ -94,7 +94,7 @@ class DetectingUpstream implements Wire {
   /** Where there is no such stream either, the first refusal says more than the second. */
   async #fallBack(initialize: Frame, refuse: (error?: Frame) => void): Promise<void> {
     const streamable = this.#wire
-    const sse = new SseUpstream(this.#options, this.#endpoint)
+    const sse = new SseUpstream(this.#endpoint)
     this.#candidate = sse
     try {
       await sse.start()
@@ -118,7 +118,7 @@ class DetectingUpstream implements Wire {
     await this.#candidate?.close()
     await this.#wire.close()
     await this.#switching
-    if (this.#own) this.#endpoint.close()
+    if (!this.#shared) this.#endpoint.close()
   }
 }
 

@@ -1,12 +1,12 @@
 import { type ErrorEvent, EventSource, type EventSourceFetchInit, type FetchLikeResponse } from 'eventsource'
 import { inPhase, proxyError, RpcError } from '../error.js'
-import { EventReader } from '../events.js'
 import { errorFrame, type Head, scan } from '../message.js'
 import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
 import { refusalBody, refusalError, statusError } from './answer.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
 import { discard, type HttpResponse } from './request.js'
-import { collect, Gate, watchSilence } from './stream.js'
+import { bytesOf, readEncoded } from './source.js'
+import { collect, Gate } from './stream.js'
 
 /**
  * The client's end of HTTP+SSE (2024-11-05 basic/transports, "HTTP with SSE"): one GET stream brings everything, each
@@ -30,9 +30,9 @@ export class SseUpstream implements Wire {
   #closing: Promise<void> | undefined
   #told = false
 
-  constructor(options: HttpUpstreamOptions, endpoint?: Endpoint) {
-    this.#shared = endpoint !== undefined
-    this.#endpoint = endpoint ?? new Endpoint(options)
+  constructor(options: HttpUpstreamOptions | Endpoint) {
+    this.#shared = options instanceof Endpoint
+    this.#endpoint = options instanceof Endpoint ? options : new Endpoint(options)
   }
 
   /** Resolves when the `endpoint` event has come. */
@@ -47,9 +47,9 @@ export class SseUpstream implements Wire {
         this.#started = { resolve, reject }
         const source = new EventSource(url, { fetch: (_url, init) => this.#fetch(init) })
         this.#source = source
-        source.addEventListener('endpoint', ({ data }) => this.#located(text(data).toString()))
+        source.addEventListener('endpoint', ({ data }) => this.#located(bytesOf(data).toString()))
         source.addEventListener('message', ({ data }) => {
-          if (data !== '') this.onframe?.(text(data))
+          if (data !== '') this.onframe?.(bytesOf(data))
         })
         source.addEventListener('error', (event) => this.#broken(event))
       })
@@ -188,53 +188,17 @@ export class SseUpstream implements Wire {
       url: this.#endpoint.url.href,
       redirected: false,
       headers: { get: (name) => (headers[name.toLowerCase()] as string | undefined) ?? null },
-      body: { getReader: () => this.#reader(response) },
-    }
-  }
-
-  /**
-   * eventsource decodes what it reads and holds it without bound. So the bytes are cut into events here, where they
-   * are counted, and pass through it one character each.
-   */
-  #reader({ body }: HttpResponse) {
-    const ready: Uint8Array[] = []
-    let wake: (() => void) | undefined
-    let ended = false
-    const onEvent = (type: string, data: Buffer) => {
-      const lines = data.toString('latin1').replaceAll('\n', '\ndata: ')
-      ready.push(Buffer.from(`event: ${type}\ndata: ${lines}\n\n`))
-    }
-    const events = new EventReader({
-      maxBytes: this.#endpoint.maxMessageBytes,
-      onEvent: ({ type, data }) => onEvent(type, data),
-      onTooLarge: (head) => {
-        this.onerror?.(new FrameError(proxyError('too_large').code, 'Message too large', head))
+      body: {
+        getReader: () =>
+          readEncoded(response.body, {
+            gate: this.#gate,
+            maxBytes: this.#endpoint.maxMessageBytes,
+            silence: this.#endpoint.sseReadTimeout,
+            onTooLarge: (head) => {
+              this.onerror?.(new FrameError(proxyError('too_large').code, 'Message too large', head))
+            },
+          }),
       },
-    })
-    const stopWatch = watchSilence(body, this.#gate, this.#endpoint.sseReadTimeout)
-    body.on('data', (chunk: Buffer) => {
-      events.push(chunk)
-      wake?.()
-    })
-    body.once('close', () => {
-      stopWatch()
-      ended = true
-      wake?.()
-    })
-    this.#gate.add(body)
-    const read = async (): Promise<{ done: false; value: unknown } | { done: true }> => {
-      while (ready.length === 0 && !ended) {
-        await new Promise<void>((resolve) => {
-          wake = resolve
-        })
-      }
-      const value = ready.shift()
-      return value === undefined ? { done: true } : { done: false, value }
     }
-    return { read, cancel: async () => void body.destroy() }
   }
-}
-
-function text(data: unknown): Buffer {
-  return Buffer.from(String(data), 'latin1')
 }

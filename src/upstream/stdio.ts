@@ -1,10 +1,11 @@
-import { type ChildProcess, spawn as run } from 'node:child_process'
-import { stat } from 'node:fs/promises'
+import type { ChildProcess } from 'node:child_process'
 import type { Writable } from 'node:stream'
 import spawn from 'cross-spawn'
 import { type Phase, proxyError, type RpcError, reasons } from '../error.js'
-import { LineReader, LineWriter, LogRelay, looksLikeMessage, MAX_LINE_BYTES, printable } from '../lines.js'
-import { type Frame, FrameError, type Wire } from '../wire.js'
+import { LineReader, LineWriter, looksLikeMessage, MAX_LINE_BYTES } from '../lines.js'
+import { LogRelay, printable } from '../log.js'
+import { type CloseOptions, type Frame, FrameError, type Wire } from '../wire.js'
+import { inheritedEnv, isWindows, signalGroup, unreachable } from './child.js'
 
 export interface StdioOptions {
   /** The program to run, without a shell: a path, or a name that is looked up in `PATH`. */
@@ -38,7 +39,7 @@ export interface StdioTiming {
   term: number
   /** From that SIGTERM to SIGKILL. */
   kill: number
-  /** From the SIGTERM of `terminate()` to SIGKILL: our own parent kills us 2 s after its SIGTERM. */
+  /** From the SIGTERM of an urgent close to SIGKILL: our own parent kills us 2 s after its SIGTERM. */
   terminate: number
 }
 
@@ -47,25 +48,6 @@ const WARN_INTERVAL = 60_000
 const GROUP_POLL = 20
 const STDERR_TAIL = 2048
 const EXCERPT = 80
-
-const isWindows = process.platform === 'win32'
-
-const INHERITED = isWindows
-  ? [
-      'APPDATA',
-      'HOMEDRIVE',
-      'HOMEPATH',
-      'LOCALAPPDATA',
-      'PATH',
-      'PROCESSOR_ARCHITECTURE',
-      'PROGRAMFILES',
-      'SYSTEMDRIVE',
-      'SYSTEMROOT',
-      'TEMP',
-      'USERNAME',
-      'USERPROFILE',
-    ]
-  : ['HOME', 'LOGNAME', 'PATH', 'SHELL', 'TERM', 'USER']
 
 /**
  * A server in a child process that speaks over its stdin and stdout (specification 2025-11-25, basic/transports,
@@ -91,6 +73,7 @@ export class StdioUpstream implements Wire {
   #paused = false
   #finished = false
   #killed = false
+  #hurried = false
   #ended = false
   #fault: string | undefined
   #tail = Buffer.alloc(0)
@@ -190,18 +173,22 @@ export class StdioUpstream implements Wire {
     this.#child?.stdout?.resume()
   }
 
-  /** Ends the child's stdin; SIGTERM to its group 2 s later, SIGKILL after 2 s more. Resolves when none is left. */
-  close(): Promise<void> {
+  /**
+   * Ends the child's stdin; SIGTERM to its group 2 s later, SIGKILL after 2 s more. Resolves when none is left.
+   * Urgent: SIGTERM at once, SIGKILL after 1 s; urgent again: SIGKILL.
+   */
+  close({ urgent = false }: CloseOptions = {}): Promise<void> {
     this.#closing ??= this.#close()
+    if (urgent) void this.#hurry()
     return this.#closing
   }
 
-  /** SIGTERM to the child's group at once, SIGKILL 1 s later. */
-  async terminate(): Promise<void> {
-    const closed = this.close()
+  async #hurry(): Promise<void> {
     await this.#started?.catch(() => {})
-    if (this.#child && !this.#ended) this.#terminate(this.#timing.terminate)
-    await closed
+    if (!this.#child || this.#ended) return
+    if (this.#hurried) this.#kill()
+    else this.#terminate(this.#timing.terminate)
+    this.#hurried = true
   }
 
   async #close(): Promise<void> {
@@ -229,10 +216,8 @@ export class StdioUpstream implements Wire {
     })
     stderr!.on('error', (error) => this.onerror?.(error))
     child.on('error', (error) => this.onerror?.(error))
-    child.on('exit', () => {
-      stdout!.resume()
-      this.#drain()
-    })
+    // Node itself resumes what is paused of a child that ended.
+    child.on('exit', () => this.#drain())
     child.on('close', () => this.#finish())
   }
 
@@ -276,8 +261,8 @@ export class StdioUpstream implements Wire {
     const lost = this.#reader.end()
     this.#log.end()
     if (lost > 0) this.onerror?.(new Error(`${lost} bytes of an incomplete line from the upstream were discarded`))
-    this.onclose?.(this.#closing ? undefined : this.#exited('sent'))
     this.#reap()
+    this.onclose?.(this.#closing ? undefined : this.#exited('sent'))
   }
 
   /** Ends what is left of the group once its leader is gone. */
@@ -309,47 +294,4 @@ export class StdioUpstream implements Wire {
       new Error(`The upstream wrote to its stdout what is not JSON-RPC (${this.#skipped} lines): ${excerpt}`),
     )
   }
-}
-
-/** What the specification's SDK lets a child inherit; a value that begins with "()" is a shell function. */
-function inheritedEnv(): Record<string, string> {
-  const env: Record<string, string> = {}
-  for (const name of INHERITED) {
-    const value = process.env[name]
-    if (value !== undefined && !value.startsWith('()')) env[name] = value
-  }
-  return env
-}
-
-/** Returns whether anybody was there to get the signal; 0 only asks. */
-function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
-  if (isWindows) {
-    if (signal !== 0) run('taskkill', ['/pid', `${pid}`, '/T', '/F'], { stdio: 'ignore' }).on('error', () => {})
-    return false
-  }
-  try {
-    return process.kill(-pid, signal)
-  } catch {
-    return false
-  }
-}
-
-const startFaults: Record<string, string> = {
-  ENOENT: 'the command was not found',
-  EACCES: 'the command may not be run',
-  EPERM: 'the command may not be run',
-}
-
-/** Node says ENOENT of the command also where the working directory is the one that is missing. */
-async function unreachable(error: unknown, command: string, cwd: string | undefined): Promise<RpcError> {
-  const code = (error as NodeJS.ErrnoException).code ?? 'unknown error'
-  const inDirectory =
-    cwd === undefined ||
-    (await stat(cwd)
-      .then((found) => found.isDirectory())
-      .catch(() => false))
-  const detail = inDirectory ? (startFaults[code] ?? 'the command could not be run') : 'no such working directory'
-  // Not the error itself: it carries the arguments, which may hold secrets.
-  const cause = new Error(`spawn ${command}${inDirectory ? '' : ` in ${cwd}`}: ${code}`)
-  return proxyError('upstream_unreachable', { detail, cause, retryable: false })
 }

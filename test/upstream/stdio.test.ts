@@ -14,7 +14,7 @@ const bytes = (text: string) => new TextEncoder().encode(text)
 const opened: StdioUpstream[] = []
 afterEach(async () => {
   vi.unstubAllEnvs()
-  await Promise.all(opened.splice(0).map((wire) => wire.terminate()))
+  await Promise.all(opened.splice(0).map((wire) => wire.close({ urgent: true })))
 })
 
 /** A sink for stderr that keeps what it gets. */
@@ -281,12 +281,12 @@ describe('close', () => {
     expect(traffic).toEqual(['{"got":"start"}', '{"got":"end"}', '{"got":"SIGTERM"}', ['close', undefined]])
   })
 
-  test('may be hurried by terminate', async () => {
+  test('may be hurried', async () => {
     const { wire, traffic } = play('stubborn', [], {}, { term: 3_600_000, terminate: 50 })
     await wire.start()
     await vi.waitFor(() => expect(traffic).toEqual(['{"got":"start"}']), 10_000)
     const closed = wire.close()
-    await wire.terminate()
+    await wire.close({ urgent: true })
     await closed
     expect(wire.signal).toBe('SIGKILL')
   })
@@ -335,18 +335,36 @@ describe('back-pressure', () => {
     expect(traffic.at(-1)).toEqual(exited('signal SIGKILL'))
   })
 
-  test('a paused child is held until it is resumed', async () => {
+  test.each([
+    ['before it starts', 0],
+    ['at its first message', 64],
+  ])('a child paused %s is held until it is resumed', async (_when, inOneChunk) => {
     const { wire, traffic, closed, stderr } = play('flood', ['500'])
-    wire.pause()
+    const onframe = wire.onframe
+    wire.onframe = (frame) => {
+      onframe?.(frame)
+      if (traffic.length === 1) wire.pause()
+    }
+    if (inOneChunk === 0) wire.pause()
     await wire.start()
+    if (inOneChunk > 0) await vi.waitFor(() => expect(traffic).not.toEqual([]), 10_000)
     const other = play('flood', ['500'])
     await other.wire.start()
     await other.closed
-    expect([traffic, stderr]).toEqual([[], []])
+    expect([traffic.length <= inOneChunk, stderr]).toEqual([true, []])
+    wire.onframe = onframe
     wire.resume()
     await closed
     expect(traffic.slice(0, -1).map((frame) => JSON.parse(frame as string).n)).toEqual([...Array(500).keys()])
   })
+})
+
+test('a paused child that ends is heard to the end', async () => {
+  const { wire, traffic, closed } = play('say', ['{"id":1}\n{"id":2}\n', '', '0'])
+  wire.pause()
+  await wire.start()
+  await closed
+  expect(traffic).toEqual(['{"id":1}', '{"id":2}', exited('exit code 0')])
 })
 
 describe('stderr', () => {

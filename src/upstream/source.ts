@@ -1,0 +1,52 @@
+import type { Readable } from 'node:stream'
+import type { ReaderLike } from 'eventsource'
+import { EventReader } from '../events.js'
+import { type StreamOptions, watchSilence } from './stream.js'
+
+/**
+ * A body as the eventsource package reads it. That decodes what it reads and holds it without bound; so the bytes are
+ * cut into events here, where they are counted, and pass through it as one character each. `bytesOf` undoes that.
+ */
+export function readEncoded(body: Readable, options: Omit<StreamOptions, 'onFrame'>): ReaderLike {
+  const ready: Uint8Array[] = []
+  let wake = () => {}
+  let ended = false
+  const events = new EventReader({
+    maxBytes: options.maxBytes,
+    onTooLarge: options.onTooLarge,
+    onEvent: ({ type, data }) => {
+      const lines = data.toString('latin1').replaceAll('\n', '\ndata: ')
+      ready.push(Buffer.from(`event: ${type}\ndata: ${lines}\n\n`))
+    },
+  })
+  const stopWatch = watchSilence(body, options.gate, options.silence)
+  body.on('data', (chunk: Buffer) => {
+    events.push(chunk)
+    wake()
+  })
+  body.once('close', () => {
+    stopWatch()
+    ended = true
+    wake()
+  })
+  options.gate.add(body)
+  return {
+    async read() {
+      while (ready.length === 0 && !ended) {
+        await new Promise<void>((resolve) => {
+          wake = resolve
+        })
+      }
+      const value = ready.shift()
+      return value === undefined ? { done: true } : { done: false, value }
+    },
+    async cancel() {
+      body.destroy()
+    },
+  }
+}
+
+/** The bytes of an event's data that came through `readEncoded`. */
+export function bytesOf(data: unknown): Buffer {
+  return Buffer.from(String(data), 'latin1')
+}
