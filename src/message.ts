@@ -94,10 +94,12 @@ const [NAME, URI, , META] = [0, 1, 2, 3]
 const LONGEST = Math.max(...[...topNames, ...paramsNames].map((name) => name.length))
 /** `lookUp` found another spelling of a name: its index and this. */
 const ALIKE = 8
-/** Letters that some parsers take for an ASCII one when they ignore case: Go folds the first two, Java the others. */
+/**
+ * Letters that some parsers take for an ASCII one when they ignore case: Go folds the first, Java the others. (Both
+ * take U+212A for a k, which no name has.)
+ */
 const folds = new Map([
   [0x17f, 's'],
-  [0x212a, 'k'],
   [0x130, 'i'],
   [0x131, 'i'],
 ])
@@ -337,15 +339,13 @@ function alike(bytes: Buffer, at: number, end: number, names: readonly string[])
     let code = bytes[at]!
     if (code === BACKSLASH) {
       if (bytes[at + 1] !== 0x75) return beforeNul
-      code = Number.parseInt(bytes.toString('latin1', at + 2, at + 6), 16)
-      at += 6
+      code = 0
+      const stop = at + 6
+      for (at += 2; at < stop; at++) code = code * 16 + hexDigit(bytes[at]!)
     } else if (code < 0x80) at++
     else if (code < 0xe0) {
       code = ((code & 0x1f) << 6) | (bytes[at + 1]! & 0x3f)
       at += 2
-    } else if (code < 0xf0) {
-      code = ((code & 0x0f) << 12) | ((bytes[at + 1]! & 0x3f) << 6) | (bytes[at + 2]! & 0x3f)
-      at += 3
     } else return beforeNul
     if (code === 0) {
       exact = false
@@ -360,6 +360,10 @@ function alike(bytes: Buffer, at: number, end: number, names: readonly string[])
   const index = resembled(names, folded)
   if (index < 0) return beforeNul
   return exact ? index - ALIKE : index
+}
+
+function hexDigit(byte: number): number {
+  return byte <= 0x39 ? byte - 0x30 : (byte | 0x20) - 0x57
 }
 
 /** The letter of a known name that some parser takes this one for. */
