@@ -65,14 +65,13 @@ export class Endpoint {
 
   /** One exchange with our credentials; after a 401 that `auth` answered, the second one is the response. */
   open(request: EndpointRequest): Exchange {
-    const generation = () => this.#generation
     const first = this.#send(request)
     const written = first.then((sent) => sent.exchange.written)
     const response = first.then(async (sent): Promise<HttpResponse> => {
       const response = await sent.exchange.response
       if (response.status !== 401 || this.#options.auth === undefined) return response
       discard(response.body)
-      if (sent.generation === generation()) await this.#renew(response)
+      if (sent.generation === this.#generation) await this.#renew(response)
       return (await this.#send(request)).exchange.response
     })
     written.catch(() => {})

@@ -17,7 +17,7 @@ export class Gate {
   add(body: Readable): void {
     this.#bodies.add(body)
     body.once('close', () => this.#bodies.delete(body))
-    void 0
+    if (!this.#open) body.pause()
   }
 
   pause(): void {

@@ -1,7 +1,8 @@
+import { once } from 'node:events'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { proxyError } from '../../src/error.js'
 import { detect } from '../../src/upstream/detect.js'
-import type { HttpUpstreamOptions } from '../../src/upstream/endpoint.js'
+import { Endpoint, type HttpUpstreamOptions } from '../../src/upstream/endpoint.js'
 import { HttpUpstream } from '../../src/upstream/http.js'
 import {
   event,
@@ -170,6 +171,17 @@ describe('a request that is not answered', () => {
     expect(await until(1, 1_000)).toEqual([failure(1, 'upstream_bad_response', { phase: 'sent', detail })])
   })
 
+  it('gets -31003 behind what is no JSON', async () => {
+    const { wire } = await pair((_seen, response) => json(response, '{"jsonrpc":"2.0","id":1,"result":'))
+    const parts: string[] = []
+    wire.onframe = (frame) => parts.push(Buffer.from(frame).toString())
+    await wire.send(request(1, 'ping'))
+    await vi.waitFor(() => expect(parts).toHaveLength(2))
+    expect(JSON.parse(parts[1]!)).toEqual(
+      failure(1, 'upstream_bad_response', { phase: 'sent', detail: 'HTTP 200 without the answer' }),
+    )
+  })
+
   it('gets -31003 behind an answer under a wrong id', async () => {
     const { wire, until } = await pair((_seen, response) => json(response, result('1')))
     await wire.send(request(1, 'ping'))
@@ -263,7 +275,10 @@ describe('auth', () => {
   }
 
   it('is asked once for all who wait, and they are sent once more', async () => {
-    const auth = vi.fn(async () => ({ Authorization: 'Bearer new' }))
+    const auth = vi.fn(async () => {
+      await vi.waitFor(() => expect(server.seen).toHaveLength(2))
+      return { Authorization: 'Bearer new' }
+    })
     const { wire, until, server } = await pair(guarded, { auth, headers: { Authorization: 'Bearer old' } })
     await Promise.all([wire.send(request(1, 'ping')), wire.send(request(2, 'ping'))])
     expect((await until(2)).map((message) => (message as { id: number }).id).sort()).toEqual([1, 2])
@@ -426,6 +441,32 @@ describe('a legacy session', () => {
     expect(peer.server.seen.map(({ method }) => method)).not.toContain('DELETE')
   })
 
+  it('that is gone is told to a notification too', async () => {
+    const peer = await pair(session((_seen, response) => response.writeHead(404).end()))
+    await handshake(peer)
+    expect(await refusalOf(peer.wire.send(notification('notifications/x')))).toEqual(
+      proxyError('upstream_session_lost').toJSON(),
+    )
+    expect(peer.closes).toEqual([proxyError('upstream_session_lost', { phase: 'sent' })])
+  })
+
+  it('reports a message over the limit on its own stream and reads on', async () => {
+    const peer = await pair(
+      session((seen, response) => {
+        if (seen.method !== 'GET') return response.writeHead(200).end()
+        const small = { jsonrpc: '2.0', method: 'notifications/small' }
+        const big = { jsonrpc: '2.0', method: 'notifications/big', params: { text: 'x'.repeat(2_000) } }
+        return stream(response).write(event(big) + event([small, small]))
+      }),
+      { maxMessageBytes: 1_000 },
+    )
+    await handshake(peer)
+    expect((await peer.until(3)).slice(1)).toEqual(
+      [1, 2].map(() => ({ jsonrpc: '2.0', method: 'notifications/small' })),
+    )
+    expect(peer.errors).toEqual([expect.objectContaining({ name: 'FrameError', code: -31007 })])
+  })
+
   it('without an id lives through a 404', async () => {
     const peer = await pair(session((_seen, response) => response.writeHead(404).end(), null))
     await handshake(peer)
@@ -457,6 +498,25 @@ describe('a legacy session', () => {
     await peer.wire.send(request(2, 'ping'))
     expect((await peer.until(2)).slice(1)).toEqual([result(2)])
     expect(peer.server.methods()).toContain('notifications/cancelled')
+  })
+})
+
+describe('a cancellation', () => {
+  it('does not overtake its request', async () => {
+    const order: string[] = []
+    const { wire } = await pair((seen, response) => {
+      if (seen.body.includes('cancelled')) {
+        order.push('cancelled')
+        return response.writeHead(202).end()
+      }
+      return setTimeout(() => {
+        order.push('underway')
+        stream(response)
+      }, 20)
+    })
+    await wire.send(request(1, 'tools/call', { name: 't' }))
+    await wire.send(notification('notifications/cancelled', { requestId: 1 }))
+    expect(order).toEqual(['underway', 'cancelled'])
   })
 })
 
@@ -645,17 +705,28 @@ describe('a modern request', () => {
 })
 
 describe('the wire', () => {
-  it('reads nothing while it is paused', async () => {
-    const size = 4 * 1024 * 1024
-    const { wire, until, frames } = await pair((seen, response) => {
-      json(response, answerTo(seen.body, { text: 'x'.repeat(size) }))
+  it.each<[string, (response: Parameters<Handler>[1], body: unknown) => unknown]>([
+    ['JSON', (response, body) => json(response, body)],
+    ['a stream', (response, body) => stream(response).end(event(body))],
+  ])('reads nothing while it is paused: %s', async (_name, answer) => {
+    const answered: Promise<unknown>[] = []
+    const { wire, until, frames } = await pair(async (seen, response) => {
+      if (seen.body.includes('ping')) {
+        answered.push(once(response, 'finish'))
+        answer(response, answerTo(seen.body))
+      } else {
+        await vi.waitFor(() => expect(answered).toHaveLength(1))
+        await answered[0]
+        response.writeHead(202).end()
+      }
     })
     wire.pause()
-    await wire.send(request(1, 'big'))
+    await wire.send(request(1, 'ping'))
+    await wire.send(notification('notifications/x'))
     await wire.send(notification('notifications/x'))
     expect(frames).toEqual([])
     wire.resume()
-    expect(await until(1)).toEqual([result(1, { text: 'x'.repeat(size) })])
+    expect(await until(1)).toEqual([result(1)])
   })
 
   it('aborts what is in flight when it closes, and says so once', async () => {
@@ -680,6 +751,28 @@ describe('the wire', () => {
       await until(id)
     }
     expect(ports.size).toBe(1)
+  })
+
+  it('shares connections, credentials and schemas with others of its endpoint, and leaves them theirs', async () => {
+    const ports = new Set<number | undefined>()
+    const server = await serve((seen, response) => {
+      ports.add(response.socket?.remotePort)
+      if (seen.headers.authorization === undefined) response.writeHead(401).end()
+      else json(response, answerTo(seen.body, { tools: [] }))
+    })
+    const auth = vi.fn(() => ({ authorization: 'Bearer x' }))
+    const endpoint = new Endpoint({ url: server.url, auth })
+    closing.push(async () => endpoint.close())
+    for (const id of [1, 2]) {
+      const wire = new HttpUpstream(endpoint)
+      const { until } = listenTo(wire)
+      await wire.send(modern(id, 'tools/call', { name: 't' }))
+      await until(1)
+      await wire.close()
+    }
+    expect(auth).toHaveBeenCalledTimes(1)
+    expect(server.methods()).toEqual(['tools/list', 'tools/list', 'tools/call', 'tools/call'])
+    expect(ports.size).toBeLessThan(server.seen.length)
   })
 
   it('uses a fetch when it is given one', async () => {
@@ -735,6 +828,36 @@ describe('detect', () => {
       ['POST', '/post'],
       ['POST', '/post'],
     ])
+  })
+
+  it('says so when the server of the stream then refuses', async () => {
+    const { wire, until } = await detecting((seen, response) => {
+      if (seen.method === 'GET') return stream(response).write('event: endpoint\ndata: /post\n\n')
+      return response.writeHead(seen.path === '/post' ? 500 : 405).end()
+    })
+    await wire.send(initialize)
+    expect(await until(1)).toEqual([failure(0, 'upstream_bad_response', { phase: 'sent', detail: 'HTTP 500' })])
+  })
+
+  it('stays paused over the change', async () => {
+    let open: Parameters<Handler>[1] | undefined
+    const { wire, until, frames } = await detecting((seen, response) => {
+      if (seen.method === 'GET') {
+        wire.pause()
+        open = stream(response)
+        return open.write('event: endpoint\ndata: /post\n\n')
+      }
+      if (seen.path !== '/post') return response.writeHead(404).end()
+      if (!seen.body.includes('initialize')) return response.writeHead(202).end()
+      return open?.write(event(answerTo(seen.body)), () => response.writeHead(202).end())
+    })
+    await wire.send(initialize)
+    await vi.waitFor(() => expect(open).toBeDefined())
+    await wire.send(notification('notifications/x'))
+    await wire.send(notification('notifications/x'))
+    expect(frames).toEqual([])
+    wire.resume()
+    expect(await until(1)).toEqual([result(0)])
   })
 
   it('keeps the first refusal where there is no such stream either', async () => {

@@ -259,11 +259,13 @@ describe('a request', () => {
   })
 
   it('that cannot be sent rejects', async () => {
-    const { wire } = await pair(accept, { headers: { 'x-bad': 'a\nb' } }).catch((error: unknown) => {
-      expect(error).toMatchObject({ code: -31009, data: { phase: 'not_sent' } })
-      return { wire: undefined }
-    })
-    expect(wire).toBeUndefined()
+    let value = 'fine'
+    const { wire, server } = await pair(accept, { headers: () => ({ 'x-key': value }) })
+    value = 'line\nbreak'
+    expect(await refusalOf(wire.send(request(1, 'ping')))).toEqual(
+      proxyError('upstream_unreachable', { detail: 'ERR_INVALID_CHAR' }).toJSON(),
+    )
+    expect(server.seen).toHaveLength(1)
   })
 })
 
