@@ -1,5 +1,6 @@
 import { proxyError, RpcError } from '../error.js'
-import { elementsOfBatch, type Head, scan } from '../message.js'
+import { elementsOfBatch } from '../message.js'
+import { type Head, scan } from '../scan.js'
 import type { Frame } from '../wire.js'
 import type { HttpResponse } from './request.js'
 

@@ -1,5 +1,6 @@
 import { proxyError } from '../error.js'
-import { type Head, paramsMember } from '../message.js'
+import { paramsMember } from '../message.js'
+import type { Head } from '../scan.js'
 import type { Frame } from '../wire.js'
 import { headOf } from './answer.js'
 import type { Endpoint } from './endpoint.js'

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { proxyError, RpcError } from '../error.js'
-import { errorFrame, type Head, resultMember, tokenValue } from '../message.js'
+import { errorFrame, resultMember, tokenValue } from '../message.js'
+import type { Head } from '../scan.js'
 import type { Frame, FrameMeta } from '../wire.js'
 import { headOf, messagesOf, type RefusalBody, refusalBody, statusError } from './answer.js'
 import { askTools } from './ask.js'

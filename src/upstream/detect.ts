@@ -1,5 +1,6 @@
 import { proxyError, RpcError } from '../error.js'
-import { errorFrame, scan } from '../message.js'
+import { errorFrame } from '../message.js'
+import { scan } from '../scan.js'
 import type { Frame, FrameMeta, Wire } from '../wire.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
 import { HttpUpstream } from './http.js'

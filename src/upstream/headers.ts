@@ -1,4 +1,5 @@
-import { type Head, metaMember, paramsMember, tokenValue } from '../message.js'
+import { metaMember, paramsMember, tokenValue } from '../message.js'
+import type { Head } from '../scan.js'
 import type { Frame } from '../wire.js'
 
 /** One `x-mcp-header` annotation of a tool: the argument at `path` is mirrored into `Mcp-Param-{name}`. */

@@ -1,5 +1,6 @@
 import { proxyError, type RpcError } from '../error.js'
-import { type Head, paramsMember, scan, tokenValue } from '../message.js'
+import { paramsMember, tokenValue } from '../message.js'
+import { type Head, scan } from '../scan.js'
 import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
 import { messagesOf, refusalBody, refusalError, statusError } from './answer.js'
 import { Call } from './call.js'

@@ -1,6 +1,7 @@
 import { type ErrorEvent, EventSource, type EventSourceFetchInit, type FetchLikeResponse } from 'eventsource'
 import { inPhase, proxyError, RpcError } from '../error.js'
-import { errorFrame, type Head, scan } from '../message.js'
+import { errorFrame } from '../message.js'
+import { type Head, scan } from '../scan.js'
 import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
 import { refusalBody, refusalError, statusError } from './answer.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { scan } from '../../src/message.js'
+import { scan } from '../../src/scan.js'
 import {
   argumentHeaders,
   declaredHeaders,
