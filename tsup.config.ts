@@ -1,11 +1,12 @@
+import { readdirSync } from 'node:fs'
+import { basename } from 'node:path'
 import { defineConfig } from 'tsup'
 
-const library = {
-  index: 'src/index.ts',
-  testing: 'src/testing.ts',
-  'middleware/index': 'middleware/index.ts',
-  'middleware/logger': 'middleware/logger.ts',
-}
+/** Each middleware is a module of its own, so that one that is not used is not loaded. */
+const shelf = Object.fromEntries(
+  readdirSync('middleware').map((file) => [`middleware/${basename(file, '.ts')}`, `middleware/${file}`]),
+)
+const library = { index: 'src/index.ts', testing: 'src/testing.ts', ...shelf }
 
 export default defineConfig({
   entry: { ...library, cli: 'src/cli.ts' },

@@ -1,1 +1,1 @@
-export { type LoggerOptions, logger } from './logger.js'
+export { type LogEntry, type LoggerOptions, logger } from './logger.js'

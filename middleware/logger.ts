@@ -32,14 +32,18 @@ export interface LogEntry {
  * Writes a line per message to stderr: direction, method, tool, id; on a response how long it took and its error
  * code. Values of arguments only when asked for.
  *
+ * @throws `TypeError` where the format is unknown.
  * @example createProxy().use(logger())
  */
 export function logger(options: LoggerOptions = {}): Middleware {
-  const pretty = (options.format ?? (process.stderr.isTTY ? 'pretty' : 'json')) === 'pretty'
+  const { format = process.stderr.isTTY ? 'pretty' : 'json' } = options
+  if (format !== 'pretty' && format !== 'json') {
+    throw new TypeError(`logger: expected format "pretty" or "json", got ${JSON.stringify(format)}`)
+  }
   const write = options.write ?? ((line: string) => void process.stderr.write(`${line}\n`))
   return define({ role: 'observe' }, function logger(ctx, next) {
     const entry = entryOf(ctx, options.arguments === true)
-    write(pretty ? prettyLine(entry) : plain(JSON.stringify(entry)))
+    write(format === 'pretty' ? prettyLine(entry) : plain(JSON.stringify(entry)))
     return next()
   })
 }
@@ -62,21 +66,28 @@ function entryOf(ctx: Context, withArguments: boolean): LogEntry {
 }
 
 function prettyLine({ time, direction, kind, method, name, id, duration, error, arguments: values }: LogEntry): string {
-  const words = [styleText('dim', time.slice(11, 23)), direction === 'client-to-server' ? '→' : '←']
-  words.push(styleText('bold', plain(method ?? kind)))
+  const words = [paint('dim', time.slice(11, 23)), direction === 'client-to-server' ? '→' : '←']
+  words.push(paint('bold', plain(method ?? kind)))
   if (name !== undefined) words.push(plain(name))
-  if (id !== undefined) words.push(styleText('dim', `#${plain(JSON.stringify(id))}`))
-  if (error !== undefined) words.push(styleText('red', `error ${error}`))
-  else if (kind === 'response') words.push(styleText('green', 'ok'))
-  if (duration !== undefined) words.push(styleText('dim', `${duration} ms`))
+  if (id !== undefined) words.push(paint('dim', `#${plain(JSON.stringify(id))}`))
+  if (error !== undefined) words.push(paint('red', `error ${plain(String(error))}`))
+  else if (kind === 'response') words.push(paint('green', 'ok'))
+  if (duration !== undefined) words.push(paint('dim', `${duration} ms`))
   if (values !== undefined) words.push(plain(JSON.stringify(values)))
   return words.join(' ')
 }
 
-/** C0, C1, bidirectional and other invisible characters, with which a peer could forge or hide a line. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g
+/** Control, format (bidirectional ones among them) and line separating characters: a peer could forge or hide a line. */
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu
 
+/** Escapes as JSON does, so that a line of JSON stays one. */
 function plain(text: string): string {
-  return text.replace(UNSEEN, (it) => `\\u${it.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  return text.replace(UNSEEN, (it) =>
+    Array.from({ length: it.length }, (_, at) => `\\u${it.charCodeAt(at).toString(16).padStart(4, '0')}`).join(''),
+  )
+}
+
+/** Colours where stderr takes them, whatever stdout is. */
+function paint(style: 'bold' | 'dim' | 'green' | 'red', text: string): string {
+  return styleText(style, text, { stream: process.stderr })
 }

@@ -15,8 +15,12 @@ export interface Reference {
 }
 
 const CONDITIONS = new Set(['node', 'import'])
+const HERE = new URL(import.meta.url)
 
-/** `MODULE[#EXPORT][=JSON]`: split at the first `=`, then at `#`. */
+/**
+ * `MODULE[#EXPORT][=JSON]`: split at the first `=`, then at `#`.
+ * @throws `UsageError`, in which the text after `=` never shows: it may hold a secret.
+ */
 export function parseReference(text: string): Reference {
   const equals = text.indexOf('=')
   const target = equals < 0 ? text : text.slice(0, equals)
@@ -28,35 +32,36 @@ export function parseReference(text: string): Reference {
   try {
     return { module, name, options: JSON.parse(text.slice(equals + 1)) }
   } catch (error) {
-    // The text may hold a secret, and the error quotes it.
-    const at = /position \d+/.exec((error as Error).message)
-    throw new UsageError(`--use ${target}: expected JSON after "=", got what does not parse${at ? ` at ${at[0]}` : ''}`)
+    const [at] = /at position \d+/.exec((error as Error).message) ?? ['']
+    throw new UsageError(`--use ${target}: expected JSON after "=", got what does not parse ${at}`.trimEnd())
   }
 }
 
-/** Loads the factory that a reference names and makes its middleware. */
+/**
+ * Loads the factory that a reference names, from a directory, and makes its middleware.
+ * @throws (rejects) `UsageError`, in one line.
+ */
 export async function loadMiddleware(reference: Reference, directory: string): Promise<Middleware[]> {
   const label = `--use ${reference.module}`
-  const url = resolve(reference.module, directory)
+  const url = await resolve(reference.module, directory)
   let exports: Record<string, unknown>
   try {
     exports = (await import(url.href)) as Record<string, unknown>
   } catch (error) {
-    if (isMissing(error, url)) throw new UsageError(`${label}: ${await expected(reference.module)}, found none`)
     throw new UsageError(`${label}: the module could not be loaded: ${firstLine(error)}`)
   }
-  const { name = 'default' in exports ? 'default' : camelCase(basename(url.pathname, extname(url.pathname))) } =
-    reference
+  const name = reference.name ?? defaultName(exports, url)
   const factory = Object.hasOwn(exports, name) ? exports[name] : undefined
   if (typeof factory !== 'function') {
-    const known = Object.keys(exports).join(', ') || 'nothing'
-    throw new UsageError(`${label}: expected an export "${name}" that makes a middleware, the module exports ${known}`)
+    const wanted = reference.name === undefined ? `a default export or one named "${name}"` : `an export "${name}"`
+    const known = Object.keys(exports).sort().join(', ') || 'nothing'
+    throw new UsageError(`${label}: expected ${wanted} that makes a middleware, the module exports ${known}`)
   }
   let made: unknown
   try {
     made = await factory(reference.options)
   } catch (error) {
-    throw new UsageError(`${label}: ${name} refused its options: ${firstLine(error)}`)
+    throw new UsageError(`${label}: ${name}(options) failed: ${firstLine(error)}`)
   }
   const list = Array.isArray(made) ? made : [made]
   for (const it of list) {
@@ -67,34 +72,31 @@ export async function loadMiddleware(reference: Reference, directory: string): P
   return list as Middleware[]
 }
 
-function resolve(module: string, directory: string): URL {
-  if (isBare(module)) return moduleResolve(`open-mcp-proxy/middleware/${module}`, new URL(import.meta.url), CONDITIONS)
-  const from = pathToFileURL(join(directory, 'from-here.js'))
-  if (isAbsolute(module)) return pathToFileURL(module)
+async function resolve(module: string, directory: string): Promise<URL> {
+  const bare = /^[A-Za-z][\w-]*$/.test(module)
   try {
-    return moduleResolve(module, from, CONDITIONS)
+    if (bare) return moduleResolve(`open-mcp-proxy/middleware/${module}`, HERE, CONDITIONS)
+    const specifier = isAbsolute(module) ? pathToFileURL(module).href : module
+    return moduleResolve(specifier, pathToFileURL(join(directory, 'from-here.js')), CONDITIONS)
   } catch {
-    throw new UsageError(`--use ${module}: expected a module, found none from ${directory}`)
+    const wanted = bare
+      ? `one of the shelf (${(await shelf()).join(', ')}), a path (./${module}.js) or a package's module`
+      : `a module ${isAbsolute(module) ? 'there' : `in ${directory} (a path begins with ./, ../ or /)`}`
+    throw new UsageError(`--use ${module}: expected ${wanted}, found none`)
   }
 }
 
-function isBare(module: string): boolean {
-  return /^[A-Za-z][\w-]*$/.test(module)
+async function shelf(): Promise<string[]> {
+  const index = moduleResolve('open-mcp-proxy/middleware', HERE, CONDITIONS)
+  const files = await readdir(fileURLToPath(new URL('.', index)))
+  return files.filter((it) => it.endsWith('.js') && it !== 'index.js').map((it) => basename(it, '.js'))
 }
 
-function isMissing(error: unknown, url: URL): boolean {
-  const { code, message } = error as NodeJS.ErrnoException
-  return code === 'ERR_MODULE_NOT_FOUND' && message.includes(fileURLToPath(url))
-}
-
-async function expected(module: string): Promise<string> {
-  if (!isBare(module)) return 'expected a module'
-  const shelf = fileURLToPath(
-    new URL('.', moduleResolve('open-mcp-proxy/middleware/index', new URL(import.meta.url), CONDITIONS)),
-  )
-  const files = await readdir(shelf).catch(() => [])
-  const names = files.filter((it) => it.endsWith('.js') && it !== 'index.js').map((it) => basename(it, '.js'))
-  return `expected one of the shelf (${names.join(', ')}), a path or a package's module`
+/** A CommonJS module always has a default export, which holds the others. */
+function defaultName(exports: Record<string, unknown>, url: URL): string {
+  if (typeof exports.default === 'function') return 'default'
+  const file = fileURLToPath(url)
+  return camelCase(basename(file, extname(file)))
 }
 
 function camelCase(name: string): string {

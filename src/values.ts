@@ -1,4 +1,5 @@
 import { validateHeaderName, validateHeaderValue } from 'node:http'
+import querystring from 'node:querystring'
 
 /** An argument of the command that cannot be taken: its text says what was expected and what came. */
 export class UsageError extends Error {
@@ -7,17 +8,17 @@ export class UsageError extends Error {
 
 type Variables = Readonly<Record<string, string | undefined>>
 
-/** Puts `$NAME` and `${NAME}` in from the environment; `$$` is a literal `$`. */
+/** Puts `$NAME` and `${NAME}` in from the environment; `$$` is a literal `$`. Only a variable's name is shown. */
 export function expand(text: string, env: Variables): string {
-  return text.replace(/\$(?:\$|\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*)|)/g, (found, braced?: string, bare?: string) => {
+  return text.replace(/\$(?:\$|\{([^}]*)\}|([A-Za-z_]\w*)|)/g, (found, braced?: string, bare?: string) => {
     if (found === '$$') return '$'
-    const name = braced ?? bare
-    if (!name || !/^[A-Za-z_]\w*$/.test(name)) {
-      throw new UsageError(`expected $NAME, \${NAME} or $$ (for a literal $), got "${found}"`)
+    const name = braced ?? bare ?? ''
+    if (!/^[A-Za-z_]\w*$/.test(name)) {
+      throw new UsageError('expected a variable as $NAME, or $$ for a literal $, got a "$" with no name after it')
     }
     const value = env[name]
-    if (value === undefined) throw new UsageError(`expected the environment variable ${name} to be set, it is not`)
-    return value
+    if (value !== undefined) return value
+    throw new UsageError(`expected the environment variable ${name}, it is not set ($$ is a literal $)`)
   })
 }
 
@@ -25,39 +26,52 @@ export function expand(text: string, env: Variables): string {
 export function parseHeader(text: string, env: Variables): [name: string, value: string] {
   const colon = text.indexOf(':')
   if (colon < 1) throw new UsageError(`--header: expected 'Name: value', got ${colon === 0 ? 'no name' : 'no colon'}`)
-  return checkedHeader('--header', text.slice(0, colon).trim(), expand(text.slice(colon + 1).trim(), env))
+  const name = checkedName('--header', text.slice(0, colon).trim())
+  let value: string
+  try {
+    value = expand(text.slice(colon + 1).trim(), env)
+  } catch (error) {
+    throw new UsageError(`--header ${name}: ${(error as UsageError).message}`)
+  }
+  return [name, checkedValue('--header', name, value)]
 }
 
-/** `k=v,k2=v2`; a value may hold `=`. */
+/** `k=v,k2=v2`; a value may hold `=`, but no comma. Values may be secret: no error shows one. */
 export function parseHeaders(text: string): [name: string, value: string][] {
-  return text
-    .split(',')
-    .filter((pair) => pair.trim() !== '')
-    .map((pair, index) => {
-      const equals = pair.indexOf('=')
-      if (equals < 1) throw new UsageError(`--headers: expected name=value,name2=value2, pair ${index + 1} has no "="`)
-      return checkedHeader('--headers', pair.slice(0, equals).trim(), pair.slice(equals + 1).trim())
-    })
+  const pairs = text.split(',').filter((pair) => pair.trim() !== '')
+  return pairs.map((pair, index) => {
+    const equals = pair.indexOf('=')
+    if (equals < 1) {
+      const got = `pair ${index + 1} has no ${equals === 0 ? 'name' : '"="'}`
+      throw new UsageError(`--headers: expected name=value,name2=value2, ${got} (a value with a comma: --header)`)
+    }
+    const name = checkedName('--headers', pair.slice(0, equals).trim())
+    return [name, checkedValue('--headers', name, pair.slice(equals + 1).trim())]
+  })
 }
 
-function checkedHeader(option: string, name: string, value: string): [string, string] {
+/** What is no name may be part of a value that was written without one: it is not shown. */
+function checkedName(option: string, name: string): string {
   try {
     validateHeaderName(name)
+    return name
   } catch {
-    throw new UsageError(`${option}: expected a header name, got ${JSON.stringify(name)}`)
+    throw new UsageError(`${option}: expected a header name, got one with a character that no header name may have`)
   }
+}
+
+function checkedValue(option: string, name: string, value: string): string {
   try {
     validateHeaderValue(name, value)
+    return value
   } catch {
-    throw new UsageError(`${option}: expected a value without control characters for ${name}`)
+    throw new UsageError(`${option} ${name}: expected a value of visible Latin-1 characters, got one with another`)
   }
-  return [name, value]
 }
 
 /** Seconds, with fractions; the result is milliseconds. Node fires a longer timer than 2^31-1 ms at once. */
 export function parseSeconds(option: string, text: string, { zero = false } = {}): number {
-  const seconds = Number(text)
-  const milliseconds = Math.round(seconds * 1000)
+  const milliseconds = Math.round(Number(text) * 1000)
   if (text.trim() === '' || !(milliseconds > 0 || (zero && milliseconds === 0)) || milliseconds > 2 ** 31 - 1) {
     throw new UsageError(`${option}: expected seconds (${zero ? '0' : 'above 0'} to 2147483), got "${text}"`)
   }
@@ -67,14 +81,26 @@ export function parseSeconds(option: string, text: string, { zero = false } = {}
 /** `NAME=VALUE`. The value may be secret: no error shows it. */
 export function parseVariable(text: string): [name: string, value: string] {
   const equals = text.indexOf('=')
-  if (equals < 1) throw new UsageError('--env: expected NAME=VALUE, got no "="')
+  if (equals < 1) throw new UsageError(`--env: expected NAME=VALUE, got no ${equals === 0 ? 'name' : '"="'}`)
   return [text.slice(0, equals), text.slice(equals + 1)]
 }
 
 /** Some http: or https: URL. It may hold credentials: no error shows it. */
 export function parseUrl(text: string): URL {
-  if (!URL.canParse(text)) throw new UsageError('--url: expected an http: or https: URL, got something else')
+  if (!URL.canParse(text)) throw new UsageError('--url: expected an http: or https: URL, got no URL')
   const url = new URL(text)
   if (url.protocol === 'http:' || url.protocol === 'https:') return url
   throw new UsageError(`--url: expected an http: or https: URL, got one with ${url.protocol}`)
+}
+
+/** A shorter text is left alone: it would take words out of the log that have nothing to do with it. */
+const SECRET_LENGTH = 6
+
+/** What must not be told of headers and of a URL, longest first: whole values, the token after a scheme, credentials. */
+export function secretsOf(headers: Readonly<Record<string, string>>, url: URL): string[] {
+  const values = Object.values(headers)
+  const found = [...values, ...values.map((value) => value.replace(/^\S+\s+/, '')), ...url.searchParams.values()]
+  for (const credential of [url.username, url.password]) found.push(credential, querystring.unescape(credential))
+  const long = found.filter((secret) => secret.length >= SECRET_LENGTH)
+  return [...new Set(long)].sort((a, b) => b.length - a.length)
 }

@@ -1,0 +1,136 @@
+import { syncBuiltinESMExports } from 'node:module'
+import { type Application, createProxy } from './application.js'
+import type { Context, Middleware } from './context.js'
+import { isProxyErrorData, RpcError } from './error.js'
+import { stdioListener } from './listener/index.js'
+import { printable } from './log.js'
+import type { Upstream } from './upstream/index.js'
+
+/** Exit codes of the command; 128 + the signal's number where one ended it. */
+export const OK = 0
+export const FAILURE = 1
+export const USAGE = 2
+/** EX_UNAVAILABLE of sysexits.h: the upstream could not be started or reached. */
+export const UNAVAILABLE = 69
+/** How long a second signal lets the upstream end before it is killed, in milliseconds. */
+const LAST_GRACE = 700
+
+/** What goes to stderr, from the least to the most. */
+export const levels = ['silent', 'error', 'warn', 'info', 'debug'] as const
+export type Level = (typeof levels)[number]
+
+type Log = (at: Level, text: string) => void
+
+export interface ServeOptions {
+  /** Middleware, in order: `MODULE[#EXPORT][=JSON]`. @default none */
+  use?: readonly string[]
+  logLevel: Level
+  /** What no line on stderr may show, longest first. @default none */
+  secrets?: readonly string[]
+}
+
+/** One line on stderr, without secrets and without control characters. */
+export function say(text: string, secrets: readonly string[] = []): void {
+  let line = text.replace(/\s*\n\s*/g, ' ')
+  for (const secret of secrets) line = line.replaceAll(secret, '***')
+  process.stderr.write(`omproxy: ${printable(Buffer.from(line))}\n`)
+}
+
+/**
+ * Runs the proxy for the client on this process's stdin and stdout until it leaves or the upstream ends, and sets
+ * `process.exitCode`. The process is the command's: its stdout, its signals and its uncaught errors are taken.
+ *
+ * @throws (rejects) `UsageError` where a middleware cannot be loaded; what a middleware's `start` throws.
+ */
+export async function serve(upstream: Upstream, { use = [], logLevel, secrets }: ServeOptions): Promise<void> {
+  const log: Log = (at, text) => {
+    if (levels.indexOf(at) <= levels.indexOf(logLevel)) say(text, secrets)
+  }
+  const stdout = takeStdout()
+  const app = createProxy()
+  app.on('error', (error: Error, ctx?: Context) => {
+    const where = ctx ? ` (${[ctx.direction, ctx.kind, ctx.method].filter(Boolean).join(' ')})` : ''
+    log('warn', `${error.message}${where}`)
+    log('debug', causeOf(error) ?? String(error.stack))
+  })
+  app.on('session', (session) => log('info', `session ${session.id} with ${session.upstream}`))
+  handleErrors(app, log)
+  if (use.length > 0) {
+    const { loadMiddleware, parseReference } = await import('./load.js')
+    for (const reference of use.map(parseReference)) app.use(...(await loadMiddleware(reference, process.cwd())))
+  }
+  let unreachable: Error | undefined
+  const note = (error: RpcError) => {
+    unreachable = error
+  }
+  if ('url' in upstream) app.use(noteUnreachable(note))
+  const listening = await app.listen(upstream, stdioListener({ stdout }))
+  const interrupted = handleSignals(app, log)
+  const { reason: ending, served } = await listening.closed
+  await app.close()
+  const reason = ending ?? (served ? undefined : unreachable)
+  const signal = interrupted()
+  if (signal !== undefined) process.exitCode = 128 + signal
+  else if (!reason) process.exitCode = OK
+  else {
+    log('error', [reason.message, causeOf(reason)].filter(Boolean).join(': '))
+    process.exitCode = served ? FAILURE : UNAVAILABLE
+  }
+}
+
+/** Over HTTP an upstream's absence shows with each request, and ends nothing. */
+function noteUnreachable(note: (error: RpcError) => void): Middleware {
+  return function upstream({ kind }, next) {
+    if (kind !== 'request') return next()
+    return next().catch((error: unknown) => {
+      const data = error instanceof RpcError ? error.data : undefined
+      if (isProxyErrorData(data) && data.reason === 'upstream_unreachable') note(error as RpcError)
+      throw error
+    })
+  }
+}
+
+/** Nothing but JSON-RPC goes to stdout: what a middleware or a library of its writes there goes to stderr instead. */
+function takeStdout(): NodeJS.WriteStream {
+  const { stdout } = process
+  Object.defineProperty(process, 'stdout', { value: process.stderr, configurable: true, enumerable: true })
+  syncBuiltinESMExports()
+  return stdout
+}
+
+function causeOf(error: Error): string | undefined {
+  return error.cause instanceof Error ? error.cause.message : undefined
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
+/** What a middleware did not catch: a lost promise harms nobody else, after anything else the state is unknown. */
+function handleErrors(app: Application, log: Log): void {
+  process.on('unhandledRejection', (error) => log('error', `unhandled rejection: ${messageOf(error)}`))
+  process.on('uncaughtException', (error) => {
+    log('error', `uncaught error: ${messageOf(error)}`)
+    log('debug', String(error?.stack))
+    void app.close({ urgent: true }).finally(() => process.exit(FAILURE))
+  })
+}
+
+/**
+ * The first signal drains, or ends at once where the client has left already: whoever sends it then has lost
+ * patience. The second one ends at once. Gives the number of the signal that came.
+ */
+function handleSignals(app: Application, log: Log): () => number | undefined {
+  const numbers = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
+  let came: number | undefined
+  for (const [name, number] of Object.entries(numbers)) {
+    process.on(name, () => {
+      const urgent = came !== undefined || process.stdin.readableEnded
+      came ??= number
+      log('info', `${name}: ${urgent ? 'closing now' : 'closing when the requests in flight are answered'}`)
+      void app.close({ urgent })
+      if (urgent) setTimeout(() => void app.close({ urgent }), LAST_GRACE).unref()
+    })
+  }
+  return () => came
+}
