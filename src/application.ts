@@ -5,6 +5,7 @@ import { Stack } from './compose.js'
 import type { Context, Middleware } from './context.js'
 import type { Definition } from './define.js'
 import { type Listener, type Listening, stdioListener } from './listener/index.js'
+import { printable } from './log.js'
 import type { Passage } from './passage.js'
 import type { Session } from './session.js'
 import { nameOf, openUpstream, type Upstream } from './upstream/index.js'
@@ -192,14 +193,24 @@ export class Application<State extends object = object> extends EventEmitter<App
   }
 
   #report(error: Error, ctx?: Context): void {
-    if (this.listenerCount('error') > 0) this.emit('error', error, ctx)
-    else process.stderr.write(`open-mcp-proxy: ${error.message}\n`)
+    try {
+      if (this.listenerCount('error') === 0) complain(error)
+      else this.emit('error', error, ctx)
+    } catch (failure) {
+      complain(failure)
+    }
   }
 }
 
 /** A new application: `createProxy().use(auth).use(logger()).listen(upstream)`. */
 export function createProxy(options?: ApplicationOptions): Application {
   return new Application(options)
+}
+
+/** One line, whatever a peer put into the text. */
+function complain(error: unknown): void {
+  const text = error instanceof Error ? error.message : String(error)
+  process.stderr.write(`open-mcp-proxy: ${printable(Buffer.from(text))}\n`)
 }
 
 function lineOf(middleware: readonly Middleware[]): Stack<Passage> {

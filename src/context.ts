@@ -103,21 +103,21 @@ export interface Transit {
   readonly extra: FrameMeta
   readonly key: string
   readonly state: object
-  readonly signal: AbortSignal
   /** As it came. */
   readonly origin: Message
   /** As it stands now. */
   message: Message
-  /** The deepest place it has reached. */
-  readonly place: number
+  /** The place that may change it: entered last, and `next()` not called there yet. */
+  readonly holder: number | undefined
   /** Delivered, replied to, failed, dropped or cancelled. */
   readonly settled: boolean
-  /** Somebody at the deepest place holds the parsed message and may have changed it. */
+  /** The holder has the parsed message and may have changed it. */
   touched: boolean
+  signal(place: number): AbortSignal
   /** Of a response: the request that it answers, as this place saw it arrive. */
   request(place: number): Context | undefined
   reply(place: number, result: object | undefined): Promise<void>
-  fail(place: number, error: ErrorObject): Promise<void>
+  fail(place: number, error: ErrorObject | Error): Promise<void>
   drop(place: number): void
   stepAside(): void
   notify(place: number, to: Side, method: string, params?: object): Promise<void>
@@ -144,20 +144,25 @@ export class Context<State extends object = object> {
    * and keeps the bytes of what did not. Its kind and its id cannot be changed.
    */
   get message(): JSONRPCMessage {
-    if (this.#isCurrent) this.#transit.touched = true
+    if (this.#isHeld) this.#transit.touched = true
     this.#value ??= this.#arrived.value
-    return this.#value as JSONRPCMessage
+    return this.#value
   }
 
+  /** @throws after `next()`: nothing would come of it. So do `params` and `result`. */
   set message(message: JSONRPCMessage) {
-    if (!this.#isCurrent) throw new Error('the message was handed on already: change it before next()')
-    this.#transit.message.replace(message)
-    this.#transit.touched = true
+    this.#transit.message.replace(this.#changing(message))
     this.#value = message
   }
 
-  get #isCurrent(): boolean {
-    return this.#transit.place === this.#place && this.#transit.message.head === this.#arrived.head
+  get #isHeld(): boolean {
+    return this.#transit.holder === this.#place && this.#transit.message.head === this.#arrived.head
+  }
+
+  #changing<T>(value: T): T {
+    if (!this.#isHeld) throw new Error('the message was handed on already: change it before next()')
+    this.#transit.touched = true
+    return value
   }
 
   /** The text as it came to the proxy. */
@@ -193,9 +198,9 @@ export class Context<State extends object = object> {
     return this.#request as Context<State> | undefined
   }
 
-  /** Aborted when the sender cancels the request, or the session closes. */
+  /** Aborted when the sender cancels the request, a middleware before this one answers it, or the session closes. */
   get signal(): AbortSignal {
-    return this.#transit.signal
+    return this.#transit.signal(this.#place)
   }
 
   /** What the transport knows of the message beside its bytes: HTTP status and headers, `authInfo`. */
@@ -235,7 +240,7 @@ export class Context<State extends object = object> {
   }
 
   set params(params: Params | undefined) {
-    ;(this.message as { params?: Params }).params = params
+    ;(this.message as { params?: Params }).params = this.#changing(params)
   }
 
   get result(): Result | undefined {
@@ -243,12 +248,13 @@ export class Context<State extends object = object> {
   }
 
   set result(result: Result | undefined) {
-    ;(this.message as { result?: Result }).result = result
+    ;(this.message as { result?: Result }).result = this.#changing(result)
   }
 
   /** Of an error response. */
   get error(): ErrorObject | undefined {
-    return this.#arrived.head.isError ? (this.message as { error?: ErrorObject }).error : undefined
+    if (!this.#value && !this.#arrived.head.isError) return undefined
+    return (this.message as { error?: ErrorObject }).error
   }
 
   /** It was delivered, replied to, failed, dropped or cancelled: `next()` has nothing left to hand on. */
@@ -290,7 +296,7 @@ export class Context<State extends object = object> {
    * @throws where the message is a notification, or has its outcome already.
    */
   fail(error: ErrorObject | Error): Promise<void> {
-    return this.#transit.fail(this.#place, error as ErrorObject)
+    return this.#transit.fail(this.#place, error)
   }
 
   /** Lets a notification vanish. Who waits for the answer of a dropped request, or for a dropped response, is told -31006. */

@@ -46,17 +46,14 @@ export class Lane {
 
   #enqueue(turn: Turn): void {
     turn.queued = true
-    void this.#queue.add(async () => turn.begin()).then(() => turn.pass())
+    void this.#queue.add(async () => turn.begin())
   }
 
   /** @internal */
   released(turn: Turn, bytes: number): void {
     this.#size--
     this.#bytes -= bytes
-    if (this.#lone === turn) {
-      this.#lone = undefined
-      turn.pass()
-    }
+    if (this.#lone === turn) this.#lone = undefined
     this.onrelease?.()
   }
 
@@ -71,7 +68,7 @@ export class Turn {
   readonly #lane: Lane
   readonly #bytes: number
   readonly #overtakes: boolean
-  /** What a response waits for. */
+  /** What a response waits for, or one behind this turn. */
   #before: Turn | undefined
   readonly #began = new Gate()
   readonly #gone = new Gate()
@@ -96,12 +93,10 @@ export class Turn {
   /** The message has left, or never will: the next one may go. */
   release(): void {
     if (!this.#gone.open()) return
+    const before = this.#before ? this.#before.#over.wait() : undefined
+    if (before) void before.then(() => this.#pass())
+    else this.#pass()
     this.#lane.released(this, this.#bytes)
-    if (this.#overtakes) {
-      const before = this.#before ? this.#before.#over.wait() : undefined
-      if (before) void before.then(() => this.pass())
-      else this.pass()
-    }
   }
 
   /** @internal The queue has come to this turn; it goes on when the turn is released. */
@@ -110,9 +105,9 @@ export class Turn {
     return this.#gone.wait()
   }
 
-  /** @internal This message has left, and all that a response behind it waits for. */
-  pass(): void {
-    if (!this.#over.open()) return
+  /** Neither this message nor what came before it keeps a response any longer. */
+  #pass(): void {
+    this.#over.open()
     this.#before = undefined
     this.#lane.passed(this)
   }

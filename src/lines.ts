@@ -144,8 +144,8 @@ export class LineWriter {
   }
 
   /**
-   * Writes a frame and a newline; newlines in the frame, which can only be white space between tokens (RFC 8259,
-   * section 2), become spaces. Returns nothing while the stream takes more, else a promise that resolves when it does,
+   * Writes a frame and a newline. Newlines in the frame, which can only have come over HTTP and be white space between
+   * tokens (RFC 8259, section 2), become spaces. Returns nothing while the stream takes more, else a promise that resolves when it does,
    * and rejects when the stream failed. A rejection that nobody awaits is not reported as unhandled.
    */
   write(frame: Uint8Array): Promise<void> | undefined {
@@ -201,7 +201,7 @@ export function looksLikeMessage(line: Uint8Array): boolean {
 
 function onOneLine(frame: Uint8Array): Buffer {
   const bytes = Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength)
-  if (bytes.indexOf(LF) < 0 && bytes.indexOf(CR) < 0) return bytes
+  if (bytes.indexOf(LF) < 0) return bytes
   const copy = Buffer.from(bytes)
   for (const byte of [LF, CR]) {
     for (let at = copy.indexOf(byte); at >= 0; at = copy.indexOf(byte, at + 1)) copy[at] = SPACE

@@ -97,11 +97,12 @@ export function onExchange<M extends AnyRequest, State extends object = object>(
     const { key, signal } = ctx
     const answer = deferred<ResponseContext<M, State>>()
     const asleep = deferred<void>()
+    const over = deferred<void>()
     const giveUp = () => answer.reject(signal.reason)
     let sent: Promise<void> | undefined
-    const over = deferred<void>()
     let woken = false
     let refused = false
+    let finished = false
 
     const done = (async () =>
       handler(request, () => {
@@ -113,22 +114,24 @@ export function onExchange<M extends AnyRequest, State extends object = object>(
             answer.resolve(response as ResponseContext<M, State>)
           },
         })
-        signal.addEventListener('abort', giveUp)
+        if (signal.aborted) giveUp()
+        else signal.addEventListener('abort', giveUp)
         sent = next()
         asleep.resolve()
         return answer.promise
       }))()
-    const finished = () => {
+    const finish = () => {
+      finished = true
       sleeping.delete(key)
       signal.removeEventListener('abort', giveUp)
     }
     done.then(
       () => {
-        finished()
+        finish()
         over.resolve()
       },
       (error: unknown) => {
-        finished()
+        finish()
         over.reject(error)
         if (sent && !woken && !refused) failLate(request, error)
       },
@@ -139,9 +142,10 @@ export function onExchange<M extends AnyRequest, State extends object = object>(
     try {
       await sent
     } catch (error) {
+      answer.reject(error)
       if (ctx.settled) return
       refused = true
-      answer.reject(error)
+      if (finished) throw error
       return done
     }
   }

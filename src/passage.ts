@@ -9,11 +9,11 @@ import {
   type Result,
   type Transit,
 } from './context.js'
-import { proxyError, type RpcError } from './error.js'
+import { proxyError } from './error.js'
 import type { Turn } from './lane.js'
-import type { Message } from './message.js'
+import { errorFrame, Message, resultFrame } from './message.js'
 import type { CallOptions, Session, Side } from './session.js'
-import type { FrameMeta } from './wire.js'
+import type { Frame, FrameMeta } from './wire.js'
 
 /** A request of the proxy's own: who asked, and where. */
 export interface OwnCall {
@@ -31,17 +31,27 @@ export class Exchange {
   readonly idText: string
   readonly own: OwnCall | undefined
   request!: Passage
+  /** The newest answer that was given to it. */
+  response: Passage | undefined
   /** The id as the answering end knows it. Differs from `id` only where that one may still be answered late. */
-  wireId: RequestId
+  readonly wireId: RequestId
   /** The answering end may have seen the request. */
   sent = false
   /** An outcome was chosen; it may still be on its way to the requester. */
   answered = false
-  /** Cancelled by the requester: silence is its outcome. */
-  cancelled = false
+  /** Cancelled by the requester, and the reason: silence is its outcome. */
+  cancelled: unknown
   /** The answering end took it back (`notifications/cancelled` of a listen stream): no answer is owed. */
   ended = false
-  #controller: AbortController | undefined
+  /** Its outcome has left. */
+  finished = false
+  /** Messages of it that are on their way. */
+  walks = 0
+  /** Why its signals were aborted. */
+  aborted: unknown
+  /** Only the signals of places deeper than this are aborted. */
+  #limit = Number.POSITIVE_INFINITY
+  #controllers: Map<number, AbortController> | undefined
 
   constructor(id: RequestId | undefined, idText: string, wireId: RequestId, own?: OwnCall) {
     this.id = id
@@ -50,36 +60,45 @@ export class Exchange {
     this.own = own
   }
 
-  signal(session: AbortSignal): AbortSignal {
-    if (this.#controller === undefined) {
-      this.#controller = new AbortController()
-      if (this.cancelled) this.#controller.abort(cancelReason())
-      else if (session.aborted) this.#controller.abort(session.reason)
+  /** Each place has a signal of its own, since an answer from one place ends the work of those behind it only. */
+  signal(place: number): AbortSignal {
+    const depth = this.depth(place)
+    this.#controllers ??= new Map()
+    let controller = this.#controllers.get(depth)
+    if (controller === undefined) {
+      controller = new AbortController()
+      if (depth > this.#limit) controller.abort(this.aborted)
+      this.#controllers.set(depth, controller)
     }
-    return this.#controller.signal
+    return controller.signal
   }
 
-  abort(reason: unknown): void {
-    this.#controller?.abort(reason)
+  /** Aborts the signals of the places deeper than a depth, of all places without one. */
+  abort(reason: unknown, limit = Number.NEGATIVE_INFINITY): void {
+    if (limit >= this.#limit) return
+    this.#limit = limit
+    this.aborted = reason
+    for (const [depth, controller] of this.#controllers ?? []) if (depth > limit) controller.abort(reason)
   }
 
-  cancel(): void {
-    this.cancelled = true
-    this.#controller?.abort(cancelReason())
+  /** How far a place lies from the requester; comparable, no more. */
+  depth(place: number): number {
+    return this.request.direction === 'client-to-server' ? place : -place
+  }
+
+  cancel(reason: unknown): void {
+    this.cancelled = reason
+    this.abort(reason)
   }
 }
 
-export function cancelReason(): DOMException {
-  return new DOMException('The request was cancelled by its sender', 'AbortError')
-}
-
-/** What a passage asks of the bridge that it crosses. */
+/** What a passage asks of the carrier that it crosses. */
 export interface Crossing {
   readonly session: Session
   /** Hands the message to the far end. */
   deliver(passage: Passage): Promise<void> | undefined
-  /** Gives an exchange its outcome, walking from `place` to the requester. */
-  answer(exchange: Exchange, outcome: Outcome, place: number, turn?: Turn): Promise<void>
+  /** Gives an exchange an outcome of the proxy's own, walking from `place` to the requester. */
+  answer(exchange: Exchange, message: Message, place: number, turn?: Turn): Promise<void>
   notify(stack: Stack<Passage>, place: number, to: Side, method: string, params?: object): Promise<void>
   call(
     stack: Stack<Passage>,
@@ -91,11 +110,11 @@ export interface Crossing {
   ): Promise<Result>
   /** Turns whatever was thrown into what the peer may know of it. */
   publicError(error: unknown, passage: Passage): ErrorObject
+  /** Has the signals of an exchange aborted when the session closes. */
+  watch(exchange: Exchange): void
   /** Counts what waits on something other than its own middleware. */
   waiting<T>(promise: Promise<T>): Promise<T>
 }
-
-export type Outcome = { result: object | undefined } | { error: ErrorObject } | { frame: Message; meta: FrameMeta }
 
 let serial = 0
 
@@ -112,14 +131,22 @@ export class Passage implements Transit {
   /** Released as soon as the message has left, or will not leave. */
   turn: Turn | undefined
   readonly timestamp = performance.timeOrigin + performance.now()
+  /** The deepest place it has reached. */
   place: number
+  holder: number | undefined
   touched = false
+  /** The far end's wire has it. */
+  handedOver = false
   /** It was delivered. */
   left = false
   /** It will not be delivered: replied to, dropped, cancelled; with the reason that `next()` then gives. */
   over: Error | undefined
   /** Of `notifications/cancelled`: the exchange that it cancels. */
   target: Exchange | undefined
+  /** The place that replied to it, failed or dropped it, and how. */
+  #settledBy: { place: number; verb: string } | undefined
+  /** What `next()` gave to each place. */
+  #onward: Promise<void>[] | undefined
   /** Who changed it, and what it was before. */
   #changes: { place: number; before: Message }[] | undefined
   #key: string | undefined
@@ -166,14 +193,18 @@ export class Passage implements Transit {
     return this.#state
   }
 
-  get signal(): AbortSignal {
-    return this.exchange?.signal(this.session.signal) ?? this.session.signal
+  signal(place: number): AbortSignal {
+    const { exchange } = this
+    if (!exchange) return this.session.signal
+    this.crossing.watch(exchange)
+    return exchange.signal(place)
   }
 
   request(place: number): Context | undefined {
     if (this.kind !== 'response' || !this.exchange) return undefined
     const { request } = this.exchange
-    return new Context(request, place, request.seenBy(place))
+    const { frame, head } = request.seenBy(place)
+    return new Context(request, place, new Message(frame, head))
   }
 
   /** The message as it arrived at a place. */
@@ -188,21 +219,45 @@ export class Passage implements Transit {
   enter(middleware: Middleware, place: number, next: Next): unknown {
     if (this.over) throw this.over
     this.place = place
+    this.holder = place
     return middleware(new Context(this, place), () => {
-      this.#handOn(place)
-      return next()
+      const onward = this.#handOn(place, next)
+      // A middleware that does not await it must not end the process.
+      onward.catch(() => {})
+      this.#onward ??= []
+      this.#onward.push(onward)
+      return onward
     })
   }
 
-  #handOn(place: number): void {
-    if (this.over) throw this.over
-    if (!this.touched || this.place !== place || this.left) return
+  #handOn(place: number, next: Next): Promise<void> {
+    const by = this.#settledBy
+    if (by?.place === place) return Promise.reject(new Error(`next() after ${by.verb}()`))
+    if (this.over) return Promise.reject(this.over)
+    try {
+      if (this.holder === place) this.#change(place)
+    } catch (error) {
+      return Promise.reject(error)
+    }
+    return next()
+  }
+
+  #change(place: number): void {
+    const changed = this.touched ? this.message.changed() : undefined
+    if (changed !== undefined) {
+      this.#changes ??= []
+      this.#changes.push({ place, before: this.message })
+      this.message = changed
+    }
     this.touched = false
-    const changed = this.message.changed()
-    if (changed === undefined) return
-    this.#changes ??= []
-    this.#changes.push({ place, before: this.message })
-    this.message = changed
+    this.holder = undefined
+  }
+
+  /** Resolves when all that was handed on has come to its end; undefined where nothing was since the last time. */
+  onward(): Promise<unknown> | undefined {
+    const onward = this.#onward
+    this.#onward = undefined
+    return onward && Promise.allSettled(onward)
   }
 
   /** Waits for its turn and leaves. */
@@ -229,36 +284,42 @@ export class Passage implements Transit {
   }
 
   reply(place: number, result: object | undefined): Promise<void> {
-    return this.#settle('reply', place, { result })
+    return this.#settle('reply', place, (idText) => resultFrame(idText, result))
   }
 
-  fail(place: number, error: ErrorObject | RpcError): Promise<void> {
-    return this.#settle('fail', place, { error: this.crossing.publicError(error, this) })
+  fail(place: number, error: ErrorObject | Error): Promise<void> {
+    return this.#settle('fail', place, (idText) =>
+      errorFrame(idText, error instanceof Error ? this.crossing.publicError(error, this) : error),
+    )
   }
 
   drop(place: number): void {
-    if (this.kind === 'notification') {
-      this.stop(new Error('next() after drop()'))
+    const { exchange } = this
+    if (!exchange) {
+      this.#settledBy ??= { place, verb: 'drop' }
+      this.stop(new Error('the message was dropped'))
       return
     }
-    const phase = this.exchange?.sent ? 'sent' : 'not_sent'
-    void this.#settle('drop', place, { error: proxyError('denied', { detail: 'dropped', phase }).toJSON() })
+    const phase = exchange.sent ? 'sent' : 'not_sent'
+    const error = proxyError('denied', { detail: 'dropped', phase })
+    void this.#settle('drop', place, (idText) => errorFrame(idText, error.toJSON()))
   }
 
-  #settle(verb: string, place: number, outcome: Outcome): Promise<void> {
+  #settle(verb: string, place: number, outcome: (idText: string) => Frame): Promise<void> {
     const { exchange } = this
     if (!exchange) throw new TypeError(`ctx.${verb}(): a ${this.kind} without a request has no answer`)
     if (exchange.cancelled) return Promise.resolve()
-    if (this.kind === 'response') {
-      if (this.left || this.over) throw new Error(`ctx.${verb}(): this response was handed on or replaced already`)
-      const { turn } = this
-      this.turn = undefined
-      this.over = new Error(`next() after ${verb}()`)
-      return this.crossing.answer(exchange, outcome, place, turn)
+    const response = this.kind === 'response'
+    if (response && this.settled) {
+      throw new Error(`ctx.${verb}(): this response was handed on or replaced already`)
     }
-    if (exchange.answered) throw new Error(`ctx.${verb}(): this request has its outcome already`)
-    this.stop(new Error(`next() after ${verb}()`))
-    return this.crossing.answer(exchange, outcome, place)
+    if (!response && exchange.answered) throw new Error(`ctx.${verb}(): this request has its outcome already`)
+    const message = new Message(outcome(exchange.idText))
+    this.#settledBy = { place, verb }
+    const turn = response ? this.turn : undefined
+    if (response) this.turn = undefined
+    this.stop(new Error(`the ${this.kind} was answered by another middleware`))
+    return this.crossing.answer(exchange, message, place, turn)
   }
 
   notify(place: number, to: Side, method: string, params?: object): Promise<void> {
@@ -266,7 +327,7 @@ export class Passage implements Transit {
   }
 
   call(place: number, to: Side, method: string, params?: object, options?: CallOptions): Promise<Result> {
-    return this.crossing.call(this.stack, place, to, method, params, options)
+    return this.crossing.waiting(this.crossing.call(this.stack, place, to, method, params, options))
   }
 }
 

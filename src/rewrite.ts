@@ -1,7 +1,8 @@
 import {
   asBuffer,
   type Edit,
-  isDigit, MINUS,
+  isDigit,
+  MINUS,
   OPEN_ARRAY,
   OPEN_OBJECT,
   QUOTE,

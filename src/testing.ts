@@ -164,7 +164,7 @@ class PlayedTransit implements Transit {
   readonly extra: FrameMeta
   readonly key = 'test:1'
   readonly state: object
-  readonly place = 0
+  readonly holder = 0
   message: Message
   touched = false
   readonly #request: Context | undefined
@@ -173,14 +173,14 @@ class PlayedTransit implements Transit {
     readonly origin: Message,
     readonly options: TestContextOptions<object>,
     readonly deeds: Deeds,
-    readonly signal: AbortSignal,
+    readonly abortSignal: AbortSignal,
   ) {
     this.message = origin
     this.direction = options.direction ?? (origin.head.kind === 'response' ? 'server-to-client' : 'client-to-server')
     this.extra = options.extra ?? {}
     this.state = options.state ?? {}
     this.session = new Session(
-      { id: 'test', upstream: 'test', signal },
+      { id: 'test', upstream: 'test', signal: abortSignal },
       {
         notify: (to, method, params) => this.notify(0, to, method, params),
         call: (to, method, params) => this.call(0, to, method, params),
@@ -190,7 +190,7 @@ class PlayedTransit implements Transit {
       const { request, ...rest } = options
       const opposite = this.direction === 'client-to-server' ? 'server-to-client' : 'client-to-server'
       const asked = new Message(bytesOf(request))
-      this.#request = new Context(new PlayedTransit(asked, { ...rest, direction: opposite }, deeds, signal), 0)
+      this.#request = new Context(new PlayedTransit(asked, { ...rest, direction: opposite }, deeds, abortSignal), 0)
     }
   }
 
@@ -198,22 +198,28 @@ class PlayedTransit implements Transit {
     return this.deeds.replies.length > 0 || this.deeds.dropped
   }
 
+  signal(): AbortSignal {
+    return this.abortSignal
+  }
+
   request(): Context | undefined {
     return this.#request
   }
 
-  async reply(_place: number, result: object = {}): Promise<void> {
-    this.#settle({ result })
+  reply(_place: number, result: object = {}): Promise<void> {
+    return this.#settle({ result })
   }
 
-  async fail(_place: number, error: ErrorObject | Error): Promise<void> {
+  fail(_place: number, error: ErrorObject | Error): Promise<void> {
     const known = error instanceof RpcError ? error.toJSON() : error
-    this.#settle({ error: known instanceof Error ? { code: -32603, message: 'Internal error' } : known })
+    return this.#settle({ error: known instanceof Error ? { code: -32603, message: 'Internal error' } : known })
   }
 
-  #settle(reply: Deeds['replies'][number]): void {
+  #settle(reply: Deeds['replies'][number]): Promise<void> {
+    if (this.origin.head.kind === 'notification') throw new TypeError('a notification has no answer')
     if (this.settled) throw new Error('this message has its outcome already')
     this.deeds.replies.push(reply)
+    return Promise.resolve()
   }
 
   drop(): void {

@@ -87,12 +87,24 @@ export function fromTransport(transport: Transport): Wire {
   let closed: Promise<void> | undefined
   let paused = false
   const held: (() => void)[] = []
+  let handshake: RequestId | undefined
+  /** Whichever end of the handshake it is: its transport wants to know what was settled. */
+  const watch = (message: JSONRPCMessage) => {
+    if ('method' in message) {
+      if (message.method === 'initialize' && 'id' in message) handshake = message.id
+    } else if (handshake !== undefined && message.id === handshake) {
+      handshake = undefined
+      const version = 'result' in message ? message.result?.protocolVersion : undefined
+      if (typeof version === 'string') transport.setProtocolVersion?.(version)
+    }
+  }
   const wire: Wire = {
     async start() {
       transport.onmessage = (message: JSONRPCMessage, extra?: MessageExtraInfo) => {
         const frame = encoder.encode(JSON.stringify(message))
         const meta = extra && { headers: extra.requestInfo?.headers, authInfo: extra.authInfo }
-        if (paused) held.push(() => wire.onframe?.(frame, meta))
+        watch(message)
+        if (paused || held.length > 0) held.push(() => wire.onframe?.(frame, meta))
         else wire.onframe?.(frame, meta)
       }
       transport.onerror = (error) => wire.onerror?.(error)
@@ -106,10 +118,7 @@ export function fromTransport(transport: Transport): Wire {
     },
     send(frame, meta) {
       const message = JSON.parse(decoder.decode(frame)) as JSONRPCMessage
-      if (message !== null && 'result' in message && message.result && 'protocolVersion' in message.result) {
-        const version = message.result.protocolVersion
-        if (typeof version === 'string') transport.setProtocolVersion?.(version)
-      }
+      watch(message)
       return transport.send(message, { relatedRequestId: meta?.relatedRequestId })
     },
     close() {
@@ -121,7 +130,10 @@ export function fromTransport(transport: Transport): Wire {
     },
     resume() {
       paused = false
-      for (const deliver of held.splice(0)) deliver()
+      while (!paused && held.length > 0) {
+        held[0]?.()
+        held.shift()
+      }
     },
   }
   return wire

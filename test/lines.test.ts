@@ -201,6 +201,13 @@ describe('LineWriter', () => {
     expect(pretty.toString()).toBe(before)
   })
 
+  test('leaves a bare carriage return where it is', async () => {
+    const stream = new Slow()
+    new LineWriter(stream).write(bytes('{"a":\r1}'))
+    await tick()
+    expect(stream.calls).toEqual(['{"a":\r1}\n'])
+  })
+
   test('returns a promise while the stream is full, which resolves when it takes more', async () => {
     const stream = new Slow({ highWaterMark: 16 })
     const writer = new LineWriter(stream)

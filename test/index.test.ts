@@ -1,0 +1,43 @@
+import * as index from 'open-mcp-proxy'
+import * as middleware from 'open-mcp-proxy/middleware'
+import * as testing from 'open-mcp-proxy/testing'
+import { expect, it } from 'vitest'
+
+// What is exported is promised: a name that appears or goes is a decision.
+it('open-mcp-proxy', () => {
+  expect(Object.keys(index).sort()).toMatchInlineSnapshot(`
+    [
+      "Application",
+      "FrameError",
+      "RpcError",
+      "createProxy",
+      "define",
+      "fromTransport",
+      "http",
+      "onExchange",
+      "onNotification",
+      "onRequest",
+      "onResponse",
+      "sse",
+      "stdio",
+      "stdioListener",
+    ]
+  `)
+})
+
+it('open-mcp-proxy/testing', () => {
+  expect(Object.keys(testing).sort()).toMatchInlineSnapshot(`
+    [
+      "testContext",
+      "testProxy",
+    ]
+  `)
+})
+
+it('open-mcp-proxy/middleware', () => {
+  expect(Object.keys(middleware).sort()).toMatchInlineSnapshot(`
+    [
+      "logger",
+    ]
+  `)
+})
