@@ -7,7 +7,7 @@ import { INTERNAL_ERROR, inPhase, proxyError, RpcError } from './error.js'
 import type { Turn } from './lane.js'
 import { errorFrame, Message, resultMember, tokenValue } from './message.js'
 import { frameOf, metaOf } from './outgoing.js'
-import { type Crossing, type Exchange, Passage } from './passage.js'
+import { type Crossing, type Exchange, Passage, type PassageOptions } from './passage.js'
 import { Rest } from './rest.js'
 import { type CallOptions, Session, type Side } from './session.js'
 import type { FrameMeta } from './wire.js'
@@ -69,15 +69,10 @@ export class Carrier implements Crossing {
     return request.direction === 'client-to-server' ? this.client : this.server
   }
 
-  passage(
-    from: End,
-    message: Message,
-    more: { exchange?: Exchange; turn?: Turn; extra?: FrameMeta; stack?: Stack<Passage>; place?: number },
-  ): Passage {
+  passage(from: End, message: Message, more: PassageOptions & { stack?: Stack<Passage> }): Passage {
     const stack = more.stack ?? this.#options.stack()
-    const place = more.place ?? this.placeOf(from, stack)
     const direction = from === this.client ? 'client-to-server' : 'server-to-client'
-    return new Passage(this, stack, direction, message, { ...more, place })
+    return new Passage(this, stack, direction, message, more.place ?? this.placeOf(from, stack), more)
   }
 
   // --- walk -------------------------------------------------------------------------------------------------
@@ -233,20 +228,15 @@ export class Carrier implements Crossing {
         exchange.depth(place),
       )
     }
-    return this.respond(exchange, message, place, { turn })
+    return this.respond(exchange, message, place, turn)
   }
 
   /** Walks a response from a place to whoever asked. */
-  respond(
-    exchange: Exchange,
-    message: Message,
-    place: number,
-    more: { turn?: Turn; extra?: FrameMeta },
-  ): Promise<void> {
+  respond(exchange: Exchange, message: Message, place: number, turn?: Turn, extra?: FrameMeta): Promise<void> {
     const { own, request } = exchange
     const to = this.requester(exchange)
     exchange.answered = true
-    const passage = this.passage(to.far, message, { ...more, exchange, stack: request.stack, place })
+    const passage = this.passage(to.far, message, { exchange, turn, extra, stack: request.stack, place })
     exchange.response = passage
     if (!own) return this.walk(passage, this.placeOf(to, request.stack))
     return this.walk(passage, own.place, () => {

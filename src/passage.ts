@@ -116,6 +116,14 @@ export interface Crossing {
   waiting<T>(promise: Promise<T>): Promise<T>
 }
 
+export interface PassageOptions {
+  /** Where it sets out. @default the end that it comes from */
+  place?: number
+  exchange?: Exchange
+  turn?: Turn
+  extra?: FrameMeta
+}
+
 let serial = 0
 
 /** One message on its way down one line. */
@@ -157,14 +165,15 @@ export class Passage implements Transit {
     stack: Stack<Passage>,
     direction: Direction,
     message: Message,
-    options: { place: number; exchange?: Exchange; turn?: Turn; extra?: FrameMeta },
+    place: number,
+    options: PassageOptions,
   ) {
     this.crossing = crossing
     this.stack = stack
     this.direction = direction
     this.origin = message
     this.message = message
-    this.place = options.place
+    this.place = place
     this.exchange = options.exchange
     this.turn = options.turn
     this.extra = options.extra ?? noExtra

@@ -122,7 +122,7 @@ export class Receiver {
       return
     }
     const turn = exchange.own ? undefined : take(end, message)
-    void carrier.respond(exchange, message, carrier.placeOf(end, exchange.request.stack), { turn, extra: meta })
+    void carrier.respond(exchange, message, carrier.placeOf(end, exchange.request.stack), turn, meta)
   }
 
   #sniff(message: Message): void {
@@ -182,7 +182,7 @@ export class Receiver {
   #fail(end: End, exchange: Exchange, error: RpcError): void {
     const carrier = this.#carrier
     const message = new Message(errorFrame(exchange.idText, error.toJSON()))
-    void carrier.respond(exchange, message, carrier.placeOf(end, exchange.request.stack), {})
+    void carrier.respond(exchange, message, carrier.placeOf(end, exchange.request.stack))
   }
 
   /** An error at the gate: nothing has walked, so nothing is walked. */
