@@ -54,7 +54,7 @@ for (const digit of '0123456789abcdefABCDEF') hex[digit.charCodeAt(0)] = 1
 const lately: string[] = new Array(256).fill('')
 const SHORT = 32
 
-/** Strings up to here are read byte by byte: making a view of words costs more than it saves. */
+/** Strings up to here are read byte by byte: a native search costs more than it saves. */
 const NEAR = 64
 
 /** What is open around the current value: 1 for an object, 0 for an array. Shared, since no scan interrupts another. */
@@ -146,47 +146,65 @@ function skipKey(bytes: Uint8Array, at: number): number {
 
 function skipString(bytes: Uint8Array, at: number): number {
   if (bytes[at] !== QUOTE) throw unexpected(bytes, at)
+  at = skipNear(bytes, at + 1)
+  return at < 0 ? -at : skipLongString(bytes, at)
+}
+
+/** Reads on in a string byte by byte, a little way. Gives the offset reached, or minus the offset after the string. */
+function skipNear(bytes: Uint8Array, at: number): number {
   const near = Math.min(bytes.length, at + NEAR)
-  at++
   while (at < near) {
     const byte = bytes[at]!
     if (stops[byte] === 0) at++
-    else if (byte === QUOTE) return at + 1
+    else if (byte === QUOTE) return -(at + 1)
     else if (byte === BACKSLASH) at = skipEscape(bytes, at)
     else throw unexpected(bytes, at)
   }
-  return skipLongString(bytes, at)
+  return at
 }
 
-/** The rest of a string, four bytes at a time where none of them can be a quote, a backslash or a control character. */
+/**
+ * The rest of a long string, by native search. Where escapes are dense the byte loop of `skipNear` does better than two
+ * searches for each of them, so it goes first after every escape.
+ */
 function skipLongString(bytes: Uint8Array, at: number): number {
-  const { byteOffset, length } = bytes
-  const words = new Int32Array(bytes.buffer, 0, (byteOffset + length) >>> 2)
-  while (at < length) {
-    const over = (byteOffset + at) & 3
-    if (over === 0) {
-      let index = (byteOffset + at) >>> 2
-      while (index < words.length) {
-        const word = words[index]!
-        const quote = word ^ 0x22222222
-        const slash = word ^ 0x5c5c5c5c
-        // The top bit of a byte is set in `x - 1 & ~x` where that byte of x is zero (Hacker's Delight, 6-1).
-        const hits = ((quote - 0x01010101) & ~quote) | ((slash - 0x01010101) & ~slash) | ((word - 0x20202020) & ~word)
-        if ((hits & 0x80808080) !== 0) break
-        index++
-      }
-      at = index * 4 - byteOffset
-    }
-    const stop = Math.min(length, at + 4 - over)
-    while (at < stop) {
-      const byte = bytes[at]!
-      if (stops[byte] === 0) at++
-      else if (byte === QUOTE) return at + 1
-      else if (byte === BACKSLASH) at = skipEscape(bytes, at)
-      else throw unexpected(bytes, at)
-    }
+  const buffer = asBuffer(bytes)
+  let quote = -1
+  for (;;) {
+    // Looked for again only when it lies behind: a far quote must not be searched for once per escape.
+    if (quote < at) quote = buffer.indexOf(QUOTE, at)
+    if (quote < 0) throw unexpected(bytes, bytes.length)
+    const slash = buffer.subarray(at, quote).indexOf(BACKSLASH)
+    const stop = slash < 0 ? quote : at + slash
+    refuseControls(bytes, at, stop)
+    if (slash < 0) return quote + 1
+    at = skipNear(bytes, skipEscape(bytes, stop))
+    if (at < 0) return -at
   }
-  throw unexpected(bytes, length)
+}
+
+/** Throws where a span holds a control character; looks at sixteen bytes at a time. */
+function refuseControls(bytes: Uint8Array, at: number, stop: number): void {
+  const { byteOffset } = bytes
+  const words = new Int32Array(bytes.buffer, 0, (byteOffset + stop) >>> 2)
+  const first = (byteOffset + at + 3) >>> 2
+  let index = first
+  for (const last = words.length - 3; index < last; index += 4) {
+    const one = words[index]!
+    const two = words[index + 1]!
+    const three = words[index + 2]!
+    const four = words[index + 3]!
+    // The top bit of a byte is set in `x - 0x20 & ~x` where that byte of x is below 0x20 (Hacker's Delight, 6-1).
+    const hits =
+      ((one - 0x20202020) & ~one) |
+      ((two - 0x20202020) & ~two) |
+      ((three - 0x20202020) & ~three) |
+      ((four - 0x20202020) & ~four)
+    if ((hits & 0x80808080) !== 0) break
+  }
+  const head = Math.min(stop, first * 4 - byteOffset)
+  for (; at < head; at++) if (bytes[at]! < 0x20) throw unexpected(bytes, at)
+  for (at = Math.max(at, index * 4 - byteOffset); at < stop; at++) if (bytes[at]! < 0x20) throw unexpected(bytes, at)
 }
 
 function skipEscape(bytes: Uint8Array, at: number): number {
