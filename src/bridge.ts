@@ -150,7 +150,9 @@ export class Bridge {
     this.#carrier.close(reason ?? proxyError('shutting_down'))
     const closing = { urgent: this.#urgent }
     await Promise.allSettled([client.wire?.close(closing), server.wire?.close(closing)])
-    this.#end({ reason, served: server.heard })
+    // Over HTTP an upstream's absence ends nothing: it shows with each request.
+    const absence = server.heard ? undefined : this.#carrier.unreached
+    this.#end({ reason: reason ?? absence, served: server.heard })
   }
 
   #giveUp(): number {

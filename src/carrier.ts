@@ -28,6 +28,8 @@ export class Carrier implements Crossing {
   readonly client = new End('client')
   readonly server = new End('server')
   readonly rest = new Rest()
+  /** The last request that did not get to the server failed with this. */
+  unreached: Error | undefined
   /** Called when the client turns out to read nothing any more. */
   ondeaf?: () => void
   readonly #options: CarrierOptions
@@ -208,7 +210,10 @@ export class Carrier implements Crossing {
   #undelivered(passage: Passage, end: End, error: unknown): never {
     const { exchange, kind } = passage
     passage.turn?.release()
-    if (kind === 'request' && exchange && phaseOf(error) === 'not_sent') exchange.sent = false
+    if (kind === 'request' && exchange && phaseOf(error) === 'not_sent') {
+      exchange.sent = false
+      if (end === this.server) this.unreached = error as Error
+    }
     if (kind === 'response' && exchange) {
       passage.left = true
       this.finish(exchange)

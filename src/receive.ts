@@ -33,23 +33,24 @@ export class Receiver {
 
   receive(end: End, frame: Frame, meta?: FrameMeta): void {
     end.heard = true
-    let message: Message
+    const batch = this.#read(end, () => elementsOfBatch(frame) ?? [frame])
+    for (const one of batch ?? []) {
+      const message = this.#read(end, () => new Message(one))
+      if (message?.head.kind === 'request') this.#request(end, message, meta)
+      else if (message?.head.kind === 'response') this.#response(end, message, meta)
+      else if (message) this.#notification(end, message, meta)
+    }
+    end.throttle()
+  }
+
+  #read<T>(end: End, read: () => T): T | undefined {
     try {
-      const batch = elementsOfBatch(frame)
-      if (batch) {
-        for (const element of batch) this.receive(end, element, meta)
-        return
-      }
-      message = new Message(frame)
+      return read()
     } catch (error) {
       if (!(error instanceof Refusal)) throw error
       this.#refuse(end, error)
-      return
+      return undefined
     }
-    if (message.head.kind === 'request') this.#request(end, message, meta)
-    else if (message.head.kind === 'response') this.#response(end, message, meta)
-    else this.#notification(end, message, meta)
-    end.throttle()
   }
 
   #request(end: End, message: Message, meta?: FrameMeta): void {

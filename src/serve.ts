@@ -1,7 +1,6 @@
 import { syncBuiltinESMExports } from 'node:module'
 import { type Application, createProxy } from './application.js'
-import type { Context, Middleware } from './context.js'
-import { isProxyErrorData, RpcError } from './error.js'
+import type { Context } from './context.js'
 import { stdioListener } from './listener/index.js'
 import { printable } from './log.js'
 import type { Upstream } from './upstream/index.js'
@@ -59,34 +58,16 @@ export async function serve(upstream: Upstream, { use = [], logLevel, secrets }:
     const { loadMiddleware, parseReference } = await import('./load.js')
     for (const reference of use.map(parseReference)) app.use(...(await loadMiddleware(reference, process.cwd())))
   }
-  let unreachable: Error | undefined
-  const note = (error: RpcError) => {
-    unreachable = error
-  }
-  if ('url' in upstream) app.use(noteUnreachable(note))
   const listening = await app.listen(upstream, stdioListener({ stdout }))
   const interrupted = handleSignals(app, log)
-  const { reason: ending, served } = await listening.closed
+  const { reason, served } = await listening.closed
   await app.close()
-  const reason = ending ?? (served ? undefined : unreachable)
   const signal = interrupted()
   if (signal !== undefined) process.exitCode = 128 + signal
   else if (!reason) process.exitCode = OK
   else {
     log('error', [reason.message, causeOf(reason)].filter(Boolean).join(': '))
     process.exitCode = served ? FAILURE : UNAVAILABLE
-  }
-}
-
-/** Over HTTP an upstream's absence shows with each request, and ends nothing. */
-function noteUnreachable(note: (error: RpcError) => void): Middleware {
-  return function upstream({ kind }, next) {
-    if (kind !== 'request') return next()
-    return next().catch((error: unknown) => {
-      const data = error instanceof RpcError ? error.data : undefined
-      if (isProxyErrorData(data) && data.reason === 'upstream_unreachable') note(error as RpcError)
-      throw error
-    })
   }
 }
 

@@ -12,7 +12,7 @@ export interface CallOptions {
 
 /** How a session ended. */
 export interface Ending {
-  /** Why, unless the client left or the application closed it. */
+  /** Why, unless the client left or the application closed it; also where no request ever reached the upstream. */
   readonly reason?: Error
   /** Whether the upstream ever said anything. */
   readonly served: boolean

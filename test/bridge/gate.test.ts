@@ -181,7 +181,7 @@ describe('what the server says that is no message', () => {
 it('a batch is split, each element on its own', async () => {
   const { client, server } = await joined()
   client.say(
-    '[{"jsonrpc":"2.0","id":1,"method":"a"}, 7,{"jsonrpc":"2.0","method":"n"} ,{"jsonrpc":"2.0","id":1,"method":"b"}]',
+    '[{"jsonrpc":"2.0","id":1,"method":"a"}, [{"jsonrpc":"2.0","id":2,"method":"a"}],{"jsonrpc":"2.0","method":"n"} ,{"jsonrpc":"2.0","id":1,"method":"b"}]',
   )
   await turnOfLoop()
   expect(server.sent).toEqual(['{"jsonrpc":"2.0","id":1,"method":"a"}', '{"jsonrpc":"2.0","method":"n"}'])
