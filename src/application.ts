@@ -51,7 +51,8 @@ export class Application<State extends object = object> extends EventEmitter<App
   #stack = lineOf([])
   readonly #bridges = new Set<Bridge>()
   readonly #listening = new Set<Listening>()
-  #started: Promise<void> | undefined
+  #serves = false
+  readonly #started = new Set<Definition<this>>()
   #closing: Promise<void> | undefined
   #dropped = 0
 
@@ -80,10 +81,17 @@ export class Application<State extends object = object> extends EventEmitter<App
     return this
   }
 
-  /** Puts a new line in place of the old one, for messages that come from now on. Sessions stay. */
-  replace(...middleware: Middleware<State>[]): this {
-    this.#stack = lineOf(middleware.map((it) => checked(it as Middleware)))
-    return this
+  /**
+   * Puts a new line in place of the old one, for messages that come from now on. Sessions stay, and requests in flight
+   * get their answers through the line that they left by. Where the application serves, what is new is started first;
+   * what was taken out is closed with the application.
+   *
+   * @throws (rejects) what a middleware's `start` throws; the old line stays.
+   */
+  async replace(...middleware: Middleware<State>[]): Promise<void> {
+    const stack = lineOf(middleware.map((it) => checked(it as Middleware)))
+    if (this.#serves) await this.#start(stack)
+    this.#stack = stack
   }
 
   /**
@@ -123,7 +131,8 @@ export class Application<State extends object = object> extends EventEmitter<App
    */
   async listen(upstream: Upstream, listener: Listener = stdioListener()): Promise<Listening> {
     const open = openUpstream(upstream)
-    await this.#start()
+    this.#serves = true
+    await this.#start(this.#stack)
     const listening = await listener((client, options = {}) => {
       const bridge = this.#join(client, async (session) => toWire(await open(session)), {
         ...options,
@@ -140,11 +149,17 @@ export class Application<State extends object = object> extends EventEmitter<App
     return listening
   }
 
-  #start(): Promise<void> {
-    this.#started ??= (async () => {
-      for (const { start } of this.#definitions()) await start?.(this)
-    })()
-    return this.#started
+  async #start(stack: Stack<Passage>): Promise<void> {
+    for (const definition of definitionsOf<this>(stack)) {
+      if (this.#started.has(definition)) continue
+      this.#started.add(definition)
+      try {
+        await definition.start?.(this)
+      } catch (error) {
+        this.#started.delete(definition)
+        throw error
+      }
+    }
   }
 
   /**
@@ -159,7 +174,7 @@ export class Application<State extends object = object> extends EventEmitter<App
 
   #finish(error?: Error): Promise<void> {
     this.#closing ??= (async () => {
-      for (const { close } of this.#definitions()) {
+      for (const { close } of new Set([...this.#started, ...definitionsOf<this>(this.#stack)])) {
         try {
           await close?.()
         } catch (failure) {
@@ -188,10 +203,6 @@ export class Application<State extends object = object> extends EventEmitter<App
     return stats
   }
 
-  #definitions(): Definition<this>[] {
-    return [...this.#stack.middleware] as Definition<this>[]
-  }
-
   #report(error: Error, ctx?: Context): void {
     try {
       if (this.listenerCount('error') === 0) complain(error)
@@ -211,6 +222,10 @@ export function createProxy(options?: ApplicationOptions): Application {
 function complain(error: unknown): void {
   const text = error instanceof Error ? error.message : String(error)
   process.stderr.write(`open-mcp-proxy: ${printable(Buffer.from(text))}\n`)
+}
+
+function definitionsOf<App>({ middleware }: Stack<Passage>): Definition<App>[] {
+  return [...middleware] as Definition<App>[]
 }
 
 function lineOf(middleware: readonly Middleware[]): Stack<Passage> {

@@ -52,7 +52,7 @@ describe('use', () => {
     expect(log).toEqual(['a', 'b', 'c', 'd'])
   })
 
-  it('refuses what is no function, and says what came', () => {
+  it('refuses what is no function, and says what came', async () => {
     const use = (value: unknown) => () => createProxy().use(value as Middleware)
     expect(use(undefined)).toThrow(
       new TypeError('use(): expected a middleware function (ctx, next) => …, got undefined'),
@@ -60,7 +60,7 @@ describe('use', () => {
     expect(use(null)).toThrow('got null')
     expect(use({})).toThrow('got object')
     expect(use([pass])).toThrow('got an array (spread it: use(...stack))')
-    expect(() => createProxy().replace('x' as never)).toThrow('got string')
+    await expect(createProxy().replace('x' as never)).rejects.toThrow('got string')
   })
 })
 
@@ -145,6 +145,52 @@ describe('listen', () => {
       back: [{ id: 1, result: {} }],
       server: ['start', 'close'],
     })
+  })
+
+  it('replace() starts what is new before it takes over, and close() closes all that was started', async () => {
+    const log: string[] = []
+    const framed = (name: string, broken = false) =>
+      define(
+        {
+          start: () => {
+            log.push(`start ${name}`)
+            if (broken) throw new Error(`${name} is broken`)
+          },
+          close: () => log.push(`close ${name}`),
+        },
+        (ctx, next) => {
+          log.push(`${name} ${ctx.kind}`)
+          return next()
+        },
+      )
+    const { listening, bring } = listener()
+    const [a, b] = [framed('a'), framed('b')]
+    const app = createProxy().use(a)
+    const server = new HandWire()
+    await app.listen(() => server, listening)
+    const client = bring()
+    await turnOfLoop()
+    client.say({ id: 1, method: 'm' })
+    await app.replace(b, a)
+    await expect(app.replace(framed('c', true))).rejects.toThrow('c is broken')
+    client.say({ id: 2, method: 'm' })
+    server.say({ id: 1, result: {} })
+    server.say({ id: 2, result: {} })
+    await turnOfLoop()
+    await app.close()
+    expect(log).toEqual([
+      'start a',
+      'a request',
+      'start b',
+      'start c',
+      'b request',
+      'a request',
+      'a response',
+      'a response',
+      'b response',
+      'close a',
+      'close b',
+    ])
   })
 
   it('each client gets an upstream of its own, made for its session', async () => {
