@@ -1,3 +1,5 @@
+import { Pieces } from './lines.js'
+
 /** One server-sent event. */
 export interface ServerSentEvent {
   /** @default 'message' */
@@ -25,6 +27,7 @@ const COLON = 0x3a
 const SPACE = 0x20
 const HEAD = 4096
 const nothing = Buffer.alloc(0)
+const newline = Buffer.of(LF)
 
 /**
  * Reads an event stream (WHATWG HTML, section 9.2.6) on bytes: what stands in `data` is handed over undecoded, as a
@@ -37,12 +40,13 @@ export class EventReader {
   readonly #options: EventReaderOptions
   readonly #maxBytes: number
   /** The line that has not ended yet. */
-  #parts: Buffer[] = []
+  readonly #partial = new Pieces()
   #bytes = 0
   #afterCR = false
   #firstLine = true
   #type = ''
-  #data: Buffer[] = []
+  readonly #data = new Pieces()
+  #dataLines = 0
   #id: string | undefined
   #skipping = false
   /** Whether the line being skipped has any bytes: it is not the blank one that ends the event. */
@@ -79,7 +83,7 @@ export class EventReader {
   /** The stream ended: an event that no blank line ended is discarded. */
   end(): void {
     this.#reset()
-    this.#parts = []
+    this.#partial.clear()
   }
 
   #hold(part: Buffer): void {
@@ -87,7 +91,7 @@ export class EventReader {
       this.#skippedLine = true
       return
     }
-    this.#parts.push(part)
+    this.#partial.add(part)
     this.#bytes += part.length
     if (this.#bytes > this.#maxBytes) this.#tooLarge()
   }
@@ -101,9 +105,9 @@ export class EventReader {
     }
     let line = rest
     this.#bytes += rest.length
-    if (this.#parts.length > 0) {
-      line = Buffer.concat([...this.#parts, rest])
-      this.#parts = []
+    if (this.#partial.size > 0) {
+      this.#partial.add(rest)
+      line = this.#partial.take()
     }
     if (this.#firstLine) {
       this.#firstLine = false
@@ -127,7 +131,9 @@ export class EventReader {
     }
     switch (line.toString('latin1', 0, colon === -1 ? line.length : colon)) {
       case 'data':
-        this.#data.push(value)
+        if (this.#dataLines > 0) this.#data.add(newline)
+        this.#dataLines += 1
+        this.#data.add(value)
         break
       case 'event':
         this.#type = value.toString()
@@ -144,18 +150,18 @@ export class EventReader {
 
   #dispatch(): void {
     if (this.#id !== undefined) this.lastEventId = this.#id
-    const event: ServerSentEvent = { type: this.#type || 'message', data: join(this.#data) }
+    const empty = this.#dataLines === 0
+    const event: ServerSentEvent = { type: this.#type || 'message', data: this.#data.take() }
     if (this.#id !== undefined) event.id = this.#id
-    const empty = this.#data.length === 0
     this.#reset()
     if (!empty) this.#options.onEvent(event)
   }
 
   #tooLarge(): void {
-    const head = Buffer.from((this.#data[0] ?? afterName(this.#parts[0] ?? nothing)).subarray(0, HEAD))
+    const head = this.#data.size > 0 ? this.#data.head(HEAD) : afterName(this.#partial.head(HEAD))
     if (this.#id !== undefined) this.lastEventId = this.#id
     this.#reset()
-    this.#parts = []
+    this.#partial.clear()
     this.#skipping = true
     this.#skippedLine = true
     this.#options.onTooLarge?.(head)
@@ -163,17 +169,12 @@ export class EventReader {
 
   #reset(): void {
     this.#type = ''
-    this.#data = []
+    this.#data.clear()
+    this.#dataLines = 0
     this.#id = undefined
     this.#bytes = 0
     this.#skipping = false
   }
-}
-
-function join(lines: Buffer[]): Buffer {
-  if (lines.length <= 1) return lines[0] ?? nothing
-  const separator = Buffer.of(LF)
-  return Buffer.concat(lines.flatMap((line, index) => (index === 0 ? [line] : [separator, line])))
 }
 
 function afterName(line: Buffer): Buffer {

@@ -17,6 +17,48 @@ const SMALL_PIECE = 64 * 1024
 /** A frame below this size is copied to have its newline behind it: cheaper than a second buffer to write. */
 const SMALL_FRAME = 4096
 
+/**
+ * Bytes that come in pieces. Small pieces of like size are joined as they come, each byte at most 16 times, and a big
+ * one is never touched before the end.
+ */
+export class Pieces {
+  #pieces: Buffer[] = []
+  #size = 0
+
+  get size(): number {
+    return this.#size
+  }
+
+  add(piece: Buffer): void {
+    if (piece.length === 0) return
+    this.#size += piece.length
+    let last = piece
+    for (let previous = this.#pieces.at(-1); previous && last.length < SMALL_PIECE; previous = this.#pieces.at(-1)) {
+      if (previous.length > last.length) break
+      this.#pieces.pop()
+      last = Buffer.concat([previous, last])
+    }
+    this.#pieces.push(last)
+  }
+
+  /** A copy of the first bytes, `length` at most. */
+  head(length: number): Buffer {
+    return Buffer.concat(this.#pieces, Math.min(this.#size, length))
+  }
+
+  /** All of it, and begins anew. A single piece is handed over as it came. */
+  take(): Buffer {
+    const all = this.#pieces.length === 1 ? this.#pieces[0]! : Buffer.concat(this.#pieces, this.#size)
+    this.clear()
+    return all
+  }
+
+  clear(): void {
+    this.#pieces = []
+    this.#size = 0
+  }
+}
+
 export interface LineReaderOptions {
   /**
    * Bytes that a line may have, its newline not counted.
@@ -39,7 +81,8 @@ export interface LineReaderOptions {
 export class LineReader {
   readonly #options: LineReaderOptions
   readonly #max: number
-  #pieces: Buffer[] = []
+  readonly #pieces = new Pieces()
+  /** Bytes of the line, those that are skipped too. */
   #size = 0
   #first = true
 
@@ -71,35 +114,22 @@ export class LineReader {
   #take(piece: Buffer): void {
     const before = this.#size
     this.#size += piece.length
-    if (this.#size <= this.#max) this.#keep(piece)
-    else if (before <= this.#max) {
-      const head = Buffer.concat([...this.#pieces, piece], Math.min(this.#size, HEAD_BYTES))
-      this.#pieces = []
+    if (before <= this.#max) this.#pieces.add(piece)
+    if (before <= this.#max && this.#size > this.#max) {
+      const head = this.#pieces.head(HEAD_BYTES)
+      this.#pieces.clear()
       this.#options.onOversize(this.#first ? withoutBom(head) : head, this.#size)
     }
     if (before <= 2 * this.#max && this.#size > 2 * this.#max) this.#options.onRunaway?.()
   }
 
-  /** Joins small pieces of like size, each byte at most 16 times, and never touches a big one again. */
-  #keep(piece: Buffer): void {
-    let last = piece
-    for (let previous = this.#pieces.at(-1); previous && last.length < SMALL_PIECE; previous = this.#pieces.at(-1)) {
-      if (previous.length > last.length) break
-      this.#pieces.pop()
-      last = Buffer.concat([previous, last])
-    }
-    this.#pieces.push(last)
-  }
-
   #finish(): Buffer | undefined {
-    const pieces = this.#pieces
     const first = this.#first
     const oversize = this.#size > this.#max
-    this.#pieces = []
+    let line = this.#pieces.take()
     this.#size = 0
     this.#first = false
     if (oversize) return
-    let line = pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces)
     if (first) line = withoutBom(line)
     if (line.at(-1) === CR) line = line.subarray(0, -1)
     return firstByte(line) === undefined ? undefined : line
@@ -226,7 +256,7 @@ function isJson(line: Buffer): boolean {
   }
 }
 
-function withoutBom(line: Buffer): Buffer {
+export function withoutBom(line: Buffer): Buffer {
   return BOM.equals(line.subarray(0, BOM.length)) ? line.subarray(BOM.length) : line
 }
 

@@ -1,6 +1,6 @@
 import { createParser } from 'eventsource-parser'
 import fc from 'fast-check'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { EventReader, type EventReaderOptions } from '../src/events.js'
 
 type Heard = [string, ...unknown[]]
@@ -88,9 +88,21 @@ describe('EventReader', () => {
     ['over lines', ['data: xxxxxx\ndata: xxx\nid: 9\n\ndata: ok\n\n']],
   ])('skips an event over its limit, %s, and goes on with the next', (_name, chunks) => {
     expect(read(chunks, { maxBytes: 16 }).heard).toEqual([
-      ['too large', expect.stringMatching(/^ ?x+$/)],
+      ['too large', expect.stringMatching(/^ ?[x\n]+$/)],
       ['event', 'message', 'ok', undefined],
     ])
+  })
+
+  it.each([
+    ['bytes', Array.from({ length: 65_536 }, () => 'x')],
+    ['lines', ['\n', ...Array.from({ length: 65_536 }, () => 'data:\n')]],
+  ])('keeps no object for each of many small %s', (_name, chunks) => {
+    const concat = vi.spyOn(Buffer, 'concat')
+    const { heard } = read(['data:', ...chunks, '\n\n'])
+    const lists = concat.mock.calls.map(([list]) => list.length)
+    concat.mockRestore()
+    expect(heard).toHaveLength(1)
+    expect(Math.max(...lists)).toBeLessThan(100)
   })
 
   it('does not count comments', () => {

@@ -7,11 +7,13 @@ import { headOf, messagesOf, type RefusalBody, refusalBody, statusError } from '
 import { askTools } from './ask.js'
 import type { Channel } from './channel.js'
 import { argumentHeaders, metadataHeaders, modernVersion } from './headers.js'
-import { discard, type Exchange, type HttpResponse } from './request.js'
+import { discard, type Exchange, type HttpResponse, linger } from './request.js'
 import { follow, isEventStream, mediaType } from './stream.js'
 
 export interface CallEvents {
   onFrame: (frame: Frame, meta: FrameMeta) => void
+  /** The answer to another request came on the stream of this one. */
+  onForeignAnswer: (id: unknown) => void
   /** The server no longer knows this session. */
   onSessionLost: (session: string) => void
 }
@@ -54,6 +56,15 @@ export class Call {
   /** Cancelled by its sender, who expects nothing any more. */
   get forgotten(): boolean {
     return this.#forgotten
+  }
+
+  get answered(): boolean {
+    return this.#answered
+  }
+
+  /** Its answer came on another stream: its own is not missed any more. */
+  answer(): void {
+    this.#answered = true
   }
 
   /** Resolves when it is written; what comes back is for `settle`. */
@@ -152,7 +163,11 @@ export class Call {
     let tooLarge = false
     const read = (from: HttpResponse) =>
       this.#channel.events(from, {
-        onFrame: (frame) => this.#hand(frame),
+        onFrame: (frame) => {
+          const before = this.#answered
+          this.#hand(frame)
+          if (this.#answered && !before) linger(from.body)
+        },
         onTooLarge: (head) => {
           tooLarge = true
           // A response names no method; one whose result does is failed when the stream ends.
@@ -172,8 +187,11 @@ export class Call {
   #hand(text: Frame): void {
     for (const frame of messagesOf(text)) {
       if (this.#channel.closed || (this.#forgotten && this.modern !== undefined)) return
-      const head = this.#answered ? undefined : headOf(frame)
-      if (head?.kind === 'response' && head.id === this.head.id) this.#learn(frame, head)
+      const head = headOf(frame)
+      if (head?.kind === 'response' && head.id !== this.head.id) this.#events.onForeignAnswer(head.id)
+      // A second one would pass for the answer to a later request of this id.
+      else if (head?.kind === 'response' && this.#answered) continue
+      else if (head?.kind === 'response') this.#learn(frame, head)
       this.#events.onFrame(frame, this.#meta)
     }
   }

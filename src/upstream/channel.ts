@@ -1,3 +1,4 @@
+import { withoutBom } from '../lines.js'
 import type { Endpoint } from './endpoint.js'
 import type { Exchange, HttpResponse } from './request.js'
 import { discard } from './request.js'
@@ -48,8 +49,10 @@ export class Channel {
     return this.endpoint.open({ method: 'GET', headers, signal }).response
   }
 
-  body(response: HttpResponse): Promise<Buffer> {
-    return collect(response.body, this.gate, this.endpoint.maxMessageBytes)
+  /** Without a byte order mark (RFC 8259, section 8.1). */
+  async body(response: HttpResponse): Promise<Buffer> {
+    const body = await collect(response.body, this.gate, this.endpoint.maxMessageBytes)
+    return withoutBom(body)
   }
 
   events(response: HttpResponse, take: Pick<StreamOptions, 'onFrame' | 'onTooLarge'>): Promise<StreamEnd> {

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { stat } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { proxyError, type RpcError } from '../error.js'
 
 export const isWindows = process.platform === 'win32'
@@ -31,8 +32,55 @@ export function inheritedEnv(): Record<string, string> {
   return env
 }
 
+/** Milliseconds. */
+const GROUP_POLL = 20
+
+/** A child and its helpers, and how they are made to end. */
+export class ProcessGroup {
+  readonly #pid: number
+  readonly #onKill: () => void
+  #timer: NodeJS.Timeout | undefined
+  #killed = false
+  #gone = false
+
+  constructor(pid: number, onKill: () => void) {
+    this.#pid = pid
+    this.#onKill = onKill
+  }
+
+  /** Whether it was told to end. */
+  get isEnding(): boolean {
+    return this.#timer !== undefined || this.#killed
+  }
+
+  /** SIGTERM, and SIGKILL after `grace` milliseconds. */
+  terminate(grace: number): void {
+    if (this.#gone) return
+    clearTimeout(this.#timer)
+    signalGroup(this.#pid, 'SIGTERM')
+    this.#timer = setTimeout(() => this.kill(), grace)
+  }
+
+  kill(): void {
+    if (this.#gone) return
+    this.#killed = true
+    signalGroup(this.#pid, 'SIGKILL')
+    this.#onKill()
+  }
+
+  /** Ends what is left once the child itself is gone. Resolves when nothing is. */
+  async reap(grace: number): Promise<void> {
+    while (!this.#killed && signalGroup(this.#pid, 0)) {
+      if (!this.isEnding) this.terminate(grace)
+      await sleep(GROUP_POLL)
+    }
+    clearTimeout(this.#timer)
+    this.#gone = true
+  }
+}
+
 /** Returns whether anybody was there to get the signal; 0 only asks. */
-export function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
+function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
   if (isWindows) {
     if (signal !== 0) spawn('taskkill', ['/pid', `${pid}`, '/T', '/F'], { stdio: 'ignore' }).on('error', () => {})
     return false

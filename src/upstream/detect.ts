@@ -30,6 +30,7 @@ class DetectingUpstream implements Wire {
 
   readonly #endpoint: Endpoint
   readonly #shared: boolean
+  readonly #streamable: HttpUpstream
   #wire: Wire
   #first: { id: unknown; frame: Frame } | undefined
   #decided = false
@@ -41,7 +42,8 @@ class DetectingUpstream implements Wire {
   constructor(endpoint: Endpoint, shared: boolean) {
     this.#endpoint = endpoint
     this.#shared = shared
-    this.#wire = new HttpUpstream(endpoint)
+    this.#streamable = new HttpUpstream(endpoint)
+    this.#wire = this.#streamable
   }
 
   start(): Promise<void> | void {
@@ -55,7 +57,13 @@ class DetectingUpstream implements Wire {
       if (head.method === 'initialize' && head.kind === 'request') this.#first = { id: head.id, frame }
     }
     await this.#switching
-    await this.#wire.send(frame, meta)
+    const first = this.#first
+    try {
+      await this.#wire.send(frame, meta)
+    } catch (error) {
+      if (first?.frame === frame) this.#first = undefined
+      throw error
+    }
   }
 
   close(): Promise<void> {
@@ -82,9 +90,12 @@ class DetectingUpstream implements Wire {
   #frame(frame: Frame, meta?: FrameMeta): void {
     const first = this.#first
     if (meta && first !== undefined && meta.relatedRequestId === first.id) {
-      this.#decided = true
+      const { status = 0 } = meta
+      const refused = NOT_STREAMABLE.has(status)
+      // A server that is busy, or wants credentials, has said nothing of its transport.
+      this.#decided = refused || (status >= 200 && status < 300)
       this.#first = undefined
-      if (NOT_STREAMABLE.has(meta.status ?? 0) && !isModernError(frame) && !this.#closing) {
+      if (refused && !isModernError(frame) && !this.#closing) {
         this.#switching = this.#fallBack(first.frame, (error = frame) => this.onframe?.(error, meta))
         return
       }
@@ -94,7 +105,6 @@ class DetectingUpstream implements Wire {
 
   /** Where there is no such stream either, the first refusal says more than the second. */
   async #fallBack(initialize: Frame, refuse: (error?: Frame) => void): Promise<void> {
-    const streamable = this.#wire
     const sse = new SseUpstream(this.#endpoint)
     this.#candidate = sse
     try {
@@ -102,8 +112,8 @@ class DetectingUpstream implements Wire {
     } catch {
       return refuse()
     }
-    streamable.onclose = undefined
-    await streamable.close()
+    // Requests beside this one still get their answers from there.
+    this.#streamable.onclose = undefined
     this.#adopt(sse)
     this.#wire = sse
     if (this.#paused) sse.pause()
@@ -116,8 +126,7 @@ class DetectingUpstream implements Wire {
   }
 
   async #close(): Promise<void> {
-    await this.#candidate?.close()
-    await this.#wire.close()
+    await Promise.all([this.#candidate?.close(), this.#streamable.close()])
     await this.#switching
     if (!this.#shared) this.#endpoint.close()
   }

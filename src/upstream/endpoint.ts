@@ -11,6 +11,9 @@ export interface AuthInfo {
 
 type Headers = Record<string, string>
 
+/** Node fires a longer timer at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1
+
 export interface HttpUpstreamOptions {
   url: string | URL
   /** Sent with every request; a function is asked before each one. */
@@ -47,6 +50,7 @@ export class Endpoint {
   readonly tools = new ToolHeaders()
   readonly #client: HttpClient
   readonly #options: HttpUpstreamOptions
+  readonly #basic: Headers
   #renewed: Headers = {}
   #generation = 0
   #renewing: Promise<void> | undefined
@@ -56,11 +60,12 @@ export class Endpoint {
     if (this.url.protocol !== 'http:' && this.url.protocol !== 'https:') {
       throw new TypeError(`expected an http: or https: URL, got ${this.url.protocol}`)
     }
-    this.timeout = options.timeout ?? 5_000
-    this.sseReadTimeout = options.sseReadTimeout ?? 0
+    this.#basic = basicAuth(this.url)
+    this.timeout = Math.min(options.timeout ?? 5_000, MAX_TIMER_MS)
+    this.sseReadTimeout = Math.min(options.sseReadTimeout ?? 0, MAX_TIMER_MS)
     this.maxMessageBytes = options.maxMessageBytes ?? 64 * 1024 * 1024
     this.#options = options
-    this.#client = new HttpClient(options)
+    this.#client = new HttpClient({ ...options, timeout: this.timeout })
   }
 
   /** One exchange with our credentials; after a 401 that `auth` answered, the second one is the response. */
@@ -71,7 +76,7 @@ export class Endpoint {
       const response = await sent.exchange.response
       if (response.status !== 401 || this.#options.auth === undefined) return response
       discard(response.body)
-      if (sent.generation === this.#generation) await this.#renew(response)
+      if (sent.generation === this.#generation) await unlessAborted(this.#renew(response), request.signal)
       return (await this.#send(request)).exchange.response
     })
     written.catch(() => {})
@@ -86,8 +91,12 @@ export class Endpoint {
   async #send(request: EndpointRequest): Promise<{ exchange: Exchange; generation: number }> {
     const { headers } = this.#options
     const generation = this.#generation
-    const own = lower(typeof headers === 'function' ? await refused(headers, 'not_sent') : (headers ?? {}))
-    const all = { 'accept-encoding': 'identity', ...own, ...this.#renewed, ...request.headers }
+    const own = lower(
+      typeof headers === 'function'
+        ? await unlessAborted(refused(headers, 'not_sent'), request.signal)
+        : (headers ?? {}),
+    )
+    const all = { 'accept-encoding': 'identity', ...this.#basic, ...own, ...this.#renewed, ...request.headers }
     return { generation, exchange: this.#client.open(request.url ?? this.url, { ...request, headers: all }) }
   }
 
@@ -114,6 +123,32 @@ async function refused(headers: () => Headers | Promise<Headers>, phase: 'sent' 
   } catch (cause) {
     throw proxyError('upstream_auth', { phase, cause })
   }
+}
+
+/** A function of our user's may take for ever. */
+async function unlessAborted<T>(result: Promise<T>, signal: AbortSignal): Promise<T> {
+  result.catch(() => {})
+  let abort = () => {}
+  const aborted = new Promise<never>((_resolve, reject) => {
+    abort = () => reject(signal.reason)
+  })
+  signal.addEventListener('abort', abort)
+  if (signal.aborted) abort()
+  try {
+    return await Promise.race([result, aborted])
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
+}
+
+/** Takes the credentials out of a URL: every request is to carry them, also to an address that the server names. */
+function basicAuth(url: URL): Headers {
+  const { username, password } = url
+  if (username === '' && password === '') return {}
+  url.username = ''
+  url.password = ''
+  const pair = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`
+  return { authorization: `Basic ${Buffer.from(pair).toString('base64')}` }
 }
 
 function lower(headers: Headers): Headers {

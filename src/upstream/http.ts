@@ -1,12 +1,13 @@
-import { proxyError, type RpcError } from '../error.js'
+import { inPhase, proxyError, RpcError } from '../error.js'
 import { paramsMember, tokenValue } from '../message.js'
 import { type Head, scan } from '../scan.js'
 import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
-import { messagesOf, refusalBody, refusalError, statusError } from './answer.js'
+import { headOf, messagesOf, refusalBody, refusalError, statusError } from './answer.js'
 import { Call } from './call.js'
 import { Channel } from './channel.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
 import { modernVersion } from './headers.js'
+import { patiently } from './patience.js'
 import { discard, type HttpResponse } from './request.js'
 import { follow } from './stream.js'
 
@@ -42,8 +43,8 @@ export class HttpUpstream implements Wire {
     try {
       await (head.kind === 'request' ? this.#request(frame, head) : this.#tellServer(frame, head))
     } catch (error) {
-      const aborted = (error as Error).name === 'AbortError'
-      throw this.#lost ?? (aborted ? proxyError('shutting_down', { phase: 'sent' }) : error)
+      if (error instanceof RpcError || !this.#channel.closed) throw error
+      throw inPhase(this.#lost ?? proxyError('shutting_down'), 'sent')
     }
   }
 
@@ -68,6 +69,7 @@ export class HttpUpstream implements Wire {
     }
     const call = new Call(this.#channel, frame, head, {
       onFrame: (answer, meta) => this.onframe?.(answer, meta),
+      onForeignAnswer: (id) => this.#callOf(id)?.answer(),
       onSessionLost: (session) => this.#sessionLost(session),
     })
     this.#calls.add(call)
@@ -85,7 +87,10 @@ export class HttpUpstream implements Wire {
     if (head.method === 'notifications/cancelled' && (await this.#cancelled(frame, head))) return
     const version = modernVersion(frame, head)
     const headers = version === undefined ? this.#channel.headers() : { 'mcp-protocol-version': version }
-    await this.#taken(await this.#channel.post(frame, headers).response, headers['mcp-session-id'])
+    const { response } = this.#channel.post(frame, headers)
+    await patiently(this.#taken(response, headers['mcp-session-id']), (error) => {
+      if (!this.#channel.closed) this.onerror?.(error)
+    })
     if (head.method === 'notifications/initialized' && version === undefined) this.#listen()
   }
 
@@ -93,11 +98,20 @@ export class HttpUpstream implements Wire {
   async #cancelled(frame: Frame, head: Head): Promise<boolean> {
     const span = paramsMember(frame, head, 'requestId')
     const id = span && tokenValue(frame, span)
-    for (const call of this.#calls) if (call.head.id === id) return call.forget()
-    return modernVersion(frame, head) !== undefined
+    const call = this.#callOf(id)
+    if (call !== undefined) return call.forget()
+    // Where nothing was negotiated there are modern requests only, which no message cancels.
+    return modernVersion(frame, head) !== undefined || this.#channel.version === undefined
   }
 
-  async #taken(response: HttpResponse, session: string | undefined): Promise<void> {
+  /** The request of this id that waits for its answer. */
+  #callOf(id: unknown): Call | undefined {
+    for (const call of this.#calls) if (call.head.id === id && !call.answered) return call
+    return undefined
+  }
+
+  async #taken(pending: Promise<HttpResponse>, session: string | undefined): Promise<void> {
+    const response = await pending
     if (response.status >= 200 && response.status <= 299) return discard(response.body)
     if (response.status === 404 && session !== undefined) {
       discard(response.body)
@@ -118,7 +132,12 @@ export class HttpUpstream implements Wire {
       const meta = { status: response.status, headers: response.headers }
       return channel.events(response, {
         onFrame: (frame) => {
-          for (const message of messagesOf(frame)) if (!channel.closed) this.onframe?.(message, meta)
+          for (const message of messagesOf(frame)) {
+            if (channel.closed) return
+            const head = headOf(message)
+            if (head?.kind === 'response') this.#callOf(head.id)?.answer()
+            this.onframe?.(message, meta)
+          }
         },
         onTooLarge: (head) => this.onerror?.(new FrameError(proxyError('too_large').code, 'Message too large', head)),
       })

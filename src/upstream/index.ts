@@ -1,7 +1,7 @@
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import type { Session } from '../session.js'
 import type { Wire } from '../wire.js'
-import type { HttpUpstreamOptions } from './endpoint.js'
+import type { Endpoint, HttpUpstreamOptions } from './endpoint.js'
 import { type StdioOptions, StdioUpstream } from './stdio.js'
 
 /** Options of an upstream that is reached by URL. */
@@ -37,7 +37,11 @@ export function http(url: string | URL, options?: UrlOptions): UrlUpstream {
   return { ...options, url, type: 'http' }
 }
 
-/** Checks an upstream and says how to open it. A transport is loaded when it is first used. */
+/**
+ * Checks an upstream and says how to open it. A transport is loaded when it is first used. The wires to one URL share
+ * its connections, renewed credentials and what is known of its tools; connections that nobody uses close by themselves
+ * and keep no process alive.
+ */
 export function openUpstream(upstream: Upstream): UpstreamFactory {
   if (typeof upstream === 'function') return upstream
   if (isCommand(upstream)) return () => new StdioUpstream(upstream)
@@ -47,12 +51,17 @@ export function openUpstream(upstream: Upstream): UpstreamFactory {
     )
   }
   const options = { ...upstream, url: parseUrl(upstream.url) }
-  if (upstream.type === 'sse') return async () => new (await import('./sse.js')).SseUpstream(options)
-  if (upstream.type === 'http') return async () => new (await import('./http.js')).HttpUpstream(options)
+  let made: Promise<Endpoint> | undefined
+  const endpoint = () => {
+    made ??= import('./endpoint.js').then(({ Endpoint }) => new Endpoint(options))
+    return made
+  }
+  if (upstream.type === 'sse') return async () => new (await import('./sse.js')).SseUpstream(await endpoint())
+  if (upstream.type === 'http') return async () => new (await import('./http.js')).HttpUpstream(await endpoint())
   if (upstream.type !== undefined) {
     throw new TypeError(`listen(): expected type "http" or "sse", got ${show(upstream.type)}`)
   }
-  return async () => (await import('./detect.js')).detect(options)
+  return async () => (await import('./detect.js')).detect(await endpoint())
 }
 
 /** The upstream's name for logs: no arguments, query or credentials, which may hold secrets. */

@@ -2,7 +2,9 @@ import * as http from 'node:http'
 import * as https from 'node:https'
 import { Readable } from 'node:stream'
 import type { ReadableStream } from 'node:stream/web'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { inPhase, type Phase, proxyError, RpcError } from '../error.js'
+import { decoded } from './encoding.js'
 
 export interface HttpRequest {
   method: 'GET' | 'POST' | 'DELETE'
@@ -28,8 +30,8 @@ export interface Exchange {
 }
 
 export interface HttpClientOptions {
-  /** Milliseconds for DNS, TCP and TLS. Not applied to a `fetch`. @default 5000 */
-  timeout?: number
+  /** Milliseconds for DNS, TCP and TLS. Not applied to a `fetch`. */
+  timeout: number
   /** Instead of node:http: for a proxy, a custom CA, tests. Is asked with `redirect: 'manual'`. */
   fetch?: typeof fetch
 }
@@ -38,7 +40,8 @@ export interface HttpClientOptions {
 const IDLE_SOCKET_MS = 4_000
 const TCP_KEEPALIVE_MS = 30_000
 const MAX_REDIRECTS = 3
-const MAX_TIMER_MS = 2 ** 31 - 1
+/** How long a body that should be over may keep its connection. */
+const LINGER_MS = 2_000
 const REDIRECTS = new Set([301, 302, 303, 307, 308])
 const NOT_CONNECTED = new Set([
   'ECONNREFUSED',
@@ -58,8 +61,8 @@ export class HttpClient {
   readonly #fetch: typeof fetch | undefined
   readonly #agents: { 'http:': http.Agent; 'https:': https.Agent }
 
-  constructor(options: HttpClientOptions = {}) {
-    this.#timeout = Math.min(options.timeout ?? 5_000, MAX_TIMER_MS)
+  constructor(options: HttpClientOptions) {
+    this.#timeout = options.timeout
     this.#fetch = options.fetch
     const keep = { keepAlive: true, keepAliveMsecs: TCP_KEEPALIVE_MS, timeout: IDLE_SOCKET_MS }
     this.#agents = { 'http:': new http.Agent(keep), 'https:': new https.Agent(keep) }
@@ -102,15 +105,16 @@ export class HttpClient {
     }
   }
 
-  #requested(url: URL, request: HttpRequest, onWritten: () => void): Promise<HttpResponse> {
+  async #requested(url: URL, request: HttpRequest, onWritten: () => void): Promise<HttpResponse> {
+    const secure = url.protocol === 'https:'
+    const agent = this.#agents[secure ? 'https:' : 'http:']
+    // That the server closed a connection behind its last answer may be there to read: it takes a whole turn to see it.
+    for (let half = 0; half < 2 && Object.keys(agent.freeSockets).length > 0; half += 1) await nextTurn()
     return new Promise((resolve, reject) => {
       let phase: Phase = 'not_sent'
-      const secure = url.protocol === 'https:'
       const { method, headers, signal, body } = request
-      const options = { method, headers: sized(headers, body), signal, timeout: 0 }
-      const outgoing = secure
-        ? https.request(url, { ...options, agent: this.#agents['https:'] })
-        : http.request(url, { ...options, agent: this.#agents['http:'] })
+      const options = { agent, method, headers: sized(headers, body), signal, timeout: 0 }
+      const outgoing = secure ? https.request(url, options) : http.request(url, options)
       const timer = setTimeout(() => {
         outgoing.destroy(proxyError('upstream_unreachable', { detail: 'connect timeout' }))
       }, this.#timeout)
@@ -125,10 +129,14 @@ export class HttpClient {
       outgoing.on('finish', onWritten)
       outgoing.on('response', (incoming) => {
         incoming.on('error', () => {})
-        resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: incoming })
+        resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: decoded(incoming) })
       })
       outgoing.on('error', (error) => reject(fault(error, phase)))
-      outgoing.on('close', () => clearTimeout(timer))
+      outgoing.on('close', () => {
+        clearTimeout(timer)
+        // Node tells of no error where the server wants to speak another protocol (101).
+        reject(fault(new Error('closed without a response'), phase))
+      })
       outgoing.end(body)
     })
   }
@@ -151,7 +159,14 @@ export class HttpClient {
 
 /** Reads a body that nobody wants, so that its connection can serve again. */
 export function discard(body: Readable): void {
+  linger(body)
   body.resume()
+}
+
+/** Gives a body that has nothing more to say a moment to end by itself. */
+export function linger(body: Readable): void {
+  const timer = setTimeout(() => body.destroy(), LINGER_MS).unref()
+  body.once('close', () => clearTimeout(timer))
 }
 
 function sized(headers: Record<string, string>, body: Uint8Array | undefined): Record<string, string> {

@@ -15,6 +15,8 @@ export function readEncoded(body: Readable, options: Omit<StreamOptions, 'onFram
     maxBytes: options.maxBytes,
     onTooLarge: options.onTooLarge,
     onEvent: ({ type, data }) => {
+      // One that is called 'error' would pass for an error of the stream.
+      if (type !== 'endpoint' && type !== 'message') return
       const lines = data.toString('latin1').replaceAll('\n', '\ndata: ')
       ready.push(Buffer.from(`event: ${type}\ndata: ${lines}\n\n`))
     },

@@ -5,9 +5,10 @@ import { type Head, scan } from '../scan.js'
 import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
 import { refusalBody, refusalError, statusError } from './answer.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
+import { patiently } from './patience.js'
 import { discard, type HttpResponse } from './request.js'
 import { bytesOf, readEncoded } from './source.js'
-import { collect, Gate } from './stream.js'
+import { collect, Gate, mediaType } from './stream.js'
 
 /**
  * The client's end of HTTP+SSE (2024-11-05 basic/transports, "HTTP with SSE"): one GET stream brings everything, each
@@ -38,6 +39,7 @@ export class SseUpstream implements Wire {
 
   /** Resolves when the `endpoint` event has come. */
   async start(): Promise<void> {
+    if (this.#lost) throw this.#lost
     const { timeout, url } = this.#endpoint
     const timer = setTimeout(
       () => this.#end(proxyError('upstream_unreachable', { detail: 'no endpoint event' })),
@@ -71,12 +73,12 @@ export class SseUpstream implements Wire {
       signal: this.#controller.signal,
     })
     try {
-      if (head.kind !== 'request') return await this.#accepted(await response)
-      await written
+      if (head.kind === 'request') await written
+      else await patiently(this.#accepted(response), (error) => this.#late(error))
     } catch (error) {
-      throw this.#lost ?? (error instanceof RpcError ? error : proxyError('shutting_down', { phase: 'sent' }))
+      throw error instanceof RpcError ? error : inPhase(this.#lost ?? proxyError('shutting_down'), 'sent')
     }
-    void this.#watch(head, response)
+    if (head.kind === 'request') void this.#watch(head, response)
   }
 
   close(): Promise<void> {
@@ -96,10 +98,10 @@ export class SseUpstream implements Wire {
   async #watch(head: Head, pending: Promise<HttpResponse>): Promise<void> {
     const meta: { -readonly [Name in keyof FrameMeta]: FrameMeta[Name] } = { relatedRequestId: head.id }
     try {
-      const response = await pending
-      meta.status = response.status
-      meta.headers = response.headers
-      await this.#accepted(response)
+      const { status, headers } = await pending
+      meta.status = status
+      meta.headers = headers
+      await this.#accepted(pending)
     } catch (error) {
       if (this.#controller.signal.aborted) return
       const told = error instanceof RpcError ? error : proxyError('upstream_bad_response', { phase: 'sent' })
@@ -108,7 +110,12 @@ export class SseUpstream implements Wire {
     }
   }
 
-  async #accepted(response: HttpResponse): Promise<void> {
+  #late(error: Error): void {
+    if (!this.#lost) this.onerror?.(error)
+  }
+
+  async #accepted(pending: Promise<HttpResponse>): Promise<void> {
+    const response = await pending
     if (response.status >= 200 && response.status <= 299) return discard(response.body)
     if (response.status === 404) {
       discard(response.body)
@@ -181,14 +188,15 @@ export class SseUpstream implements Wire {
       if (error instanceof RpcError) this.#failure = error
       throw error
     })
-    const { status, headers } = response
+    const { status } = response
     if (status === 401 || status === 403) this.#failure = statusError(response)
     if (status !== 200) discard(response.body)
     return {
       status,
       url: this.#endpoint.url.href,
       redirected: false,
-      headers: { get: (name) => (headers[name.toLowerCase()] as string | undefined) ?? null },
+      // It asks for the content type alone, and compares it as it was written.
+      headers: { get: () => mediaType(response) },
       body: {
         getReader: () =>
           readEncoded(response.body, {

@@ -5,7 +5,7 @@ import { type Phase, proxyError, type RpcError, reasons } from '../error.js'
 import { LineReader, LineWriter, looksLikeMessage, MAX_LINE_BYTES } from '../lines.js'
 import { LogRelay, printable } from '../log.js'
 import { type CloseOptions, type Frame, FrameError, type Wire } from '../wire.js'
-import { inheritedEnv, isWindows, signalGroup, unreachable } from './child.js'
+import { inheritedEnv, isWindows, ProcessGroup, unreachable } from './child.js'
 
 export interface StdioOptions {
   /** The program to run, without a shell: a path, or a name that is looked up in `PATH`. */
@@ -45,7 +45,6 @@ export interface StdioTiming {
 
 const TIMING: StdioTiming = { drain: 250, term: 2000, kill: 2000, terminate: 1000 }
 const WARN_INTERVAL = 60_000
-const GROUP_POLL = 20
 const STDERR_TAIL = 2048
 const EXCERPT = 80
 
@@ -53,9 +52,9 @@ const EXCERPT = 80
  * A server in a child process that speaks over its stdin and stdout (specification 2025-11-25, basic/transports,
  * "stdio"). The child leads a process group of its own, so that its helpers end with it.
  *
- * `start()` rejects with -31009 where the program cannot be run. `send()` rejects with -31001: `not_sent` where the
- * child was already gone, `sent` where it went while the frame was under way. `onclose` has no reason where the end
- * was asked for; else a -31001 whose `cause` holds the last of the child's stderr.
+ * `start()` rejects with -31009 where the program cannot be run, with -31008 behind `close()`. `send()` rejects with
+ * -31001: `not_sent` where the child was already gone, `sent` where it went while the frame was under way. `onclose`
+ * has no reason where the end was asked for; else a -31001 whose `cause` holds the last of the child's stderr.
  */
 export class StdioUpstream implements Wire {
   onframe?: Wire['onframe']
@@ -70,17 +69,15 @@ export class StdioUpstream implements Wire {
   #writer: LineWriter | undefined
   #started: Promise<void> | undefined
   #closing: Promise<void> | undefined
+  #group: ProcessGroup | undefined
   #paused = false
   #finished = false
-  #killed = false
   #hurried = false
-  #ended = false
   #fault: string | undefined
   #tail = Buffer.alloc(0)
   #skipped = 0
   #warnedAt = Number.NEGATIVE_INFINITY
   #termTimer: NodeJS.Timeout | undefined
-  #killTimer: NodeJS.Timeout | undefined
   #drainTimer: NodeJS.Timeout | undefined
   #tellGone!: () => void
   readonly #gone = new Promise<void>((resolve) => {
@@ -103,7 +100,7 @@ export class StdioUpstream implements Wire {
       },
       onRunaway: () => {
         this.#fault = `over ${2 * maxBytes} bytes without a newline`
-        this.#kill()
+        this.#group?.kill()
       },
     })
   }
@@ -131,6 +128,7 @@ export class StdioUpstream implements Wire {
   }
 
   start(): Promise<void> {
+    if (this.#closing && !this.#started) return Promise.reject(proxyError('shutting_down'))
     this.#started ??= new Promise((resolve, reject) => {
       const { command, args = [], cwd, env } = this.#options
       const refuse = (error: unknown) => void unreachable(error, command, cwd).then(reject)
@@ -185,9 +183,8 @@ export class StdioUpstream implements Wire {
 
   async #hurry(): Promise<void> {
     await this.#started?.catch(() => {})
-    if (!this.#child || this.#ended) return
-    if (this.#hurried) this.#kill()
-    else this.#terminate(this.#timing.terminate)
+    if (this.#hurried) this.#group?.kill()
+    else this.#group?.terminate(this.#timing.terminate)
     this.#hurried = true
   }
 
@@ -196,15 +193,15 @@ export class StdioUpstream implements Wire {
     if (!this.#child) return
     this.#writer?.end()
     this.#child.stdout?.resume()
-    if (!this.#finished && !this.#killTimer) {
-      this.#termTimer = setTimeout(() => this.#terminate(this.#timing.kill), this.#timing.term)
-    }
+    if (!this.#finished) this.#termTimer = setTimeout(() => this.#terminate(), this.#timing.term)
     await this.#gone
   }
 
   #attach(child: ChildProcess): void {
     const { stdin, stdout, stderr } = child
     this.#child = child
+    // Nobody is to wait for a child that survives even SIGKILL.
+    this.#group = new ProcessGroup(child.pid!, () => this.#drain())
     this.#writer = new LineWriter(stdin!, () => this.#broken('it closed its stdin'))
     if (this.#paused) stdout!.pause()
     stdout!.on('data', (chunk: Buffer) => this.#reader.push(chunk))
@@ -225,25 +222,15 @@ export class StdioUpstream implements Wire {
   #broken(fault: string): void {
     if (this.#closing || !this.#alive) return
     const timer = setTimeout(() => {
-      if (!this.#alive || this.#killTimer || this.#killed) return
+      if (!this.#alive || this.#group?.isEnding) return
       this.#fault = fault
-      this.#terminate(this.#timing.kill)
+      this.#terminate()
     }, this.#timing.drain)
     timer.unref()
   }
 
-  #terminate(grace: number): void {
-    clearTimeout(this.#termTimer)
-    clearTimeout(this.#killTimer)
-    signalGroup(this.pid!, 'SIGTERM')
-    this.#killTimer = setTimeout(() => this.#kill(), grace)
-  }
-
-  #kill(): void {
-    this.#killed = true
-    signalGroup(this.pid!, 'SIGKILL')
-    // A process in uninterruptible sleep survives even this; nobody is to wait for it.
-    this.#drain()
+  #terminate(): void {
+    if (!this.#group?.isEnding) this.#group?.terminate(this.#timing.kill)
   }
 
   /** The immediate lets one more poll of the event loop read what the child wrote, however late the timer is. */
@@ -261,20 +248,8 @@ export class StdioUpstream implements Wire {
     const lost = this.#reader.end()
     this.#log.end()
     if (lost > 0) this.onerror?.(new Error(`${lost} bytes of an incomplete line from the upstream were discarded`))
-    this.#reap()
+    void this.#group!.reap(this.#timing.kill).then(this.#tellGone)
     this.onclose?.(this.#closing ? undefined : this.#exited('sent'))
-  }
-
-  /** Ends what is left of the group once its leader is gone. */
-  #reap(): void {
-    if (this.#killed || !signalGroup(this.pid!, 0)) {
-      clearTimeout(this.#killTimer)
-      this.#ended = true
-      this.#tellGone()
-      return
-    }
-    if (!this.#killTimer) this.#terminate(this.#timing.kill)
-    setTimeout(() => this.#reap(), GROUP_POLL)
   }
 
   #exited(phase: Phase): RpcError {

@@ -1,7 +1,8 @@
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { proxyError } from '../error.js'
+import { proxyError, RpcError, reasons } from '../error.js'
 import { EventReader } from '../events.js'
+import { Pieces } from '../lines.js'
 import { discard, type HttpResponse } from './request.js'
 
 /** Pauses and resumes all bodies that a wire is reading. */
@@ -34,16 +35,14 @@ export class Gate {
 /** Reads a whole body. Rejects with -31007 over `maxBytes`, with -31003 when it breaks off. */
 export function collect(body: Readable, gate: Gate, maxBytes: number): Promise<Buffer> {
   return new Promise((resolve, reject) => {
-    const chunks: Buffer[] = []
-    let bytes = 0
+    const pieces = new Pieces()
     body.on('data', (chunk: Buffer) => {
-      chunks.push(chunk)
-      bytes += chunk.length
-      if (bytes <= maxBytes) return
+      pieces.add(chunk)
+      if (pieces.size <= maxBytes) return
       reject(proxyError('too_large', { phase: 'sent' }))
       body.destroy()
     })
-    body.on('end', () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, bytes)))
+    body.on('end', () => resolve(pieces.take()))
     body.on('close', () => reject(proxyError('upstream_bad_response', { phase: 'sent', detail: 'broken connection' })))
     gate.add(body)
   })
@@ -112,7 +111,7 @@ export interface FollowOptions {
   read: (response: HttpResponse) => Promise<StreamEnd>
   /** The broken stream to resume: waits first, and a stream that brought nothing is a failed try. */
   broken?: StreamEnd
-  /** How many failures in a row are too many. */
+  /** How many failures in a row are too many. That nobody is there is one only where a stream broke. */
   tries: number
   done: () => boolean
   signal: AbortSignal
@@ -121,6 +120,7 @@ export interface FollowOptions {
 const RETRY_MS = 1_000
 const MAX_RETRY_MS = 2 ** 31 - 1
 const MAX_DOUBLINGS = 5
+const QUICK_TRIES = 3
 /** What a later try may cure; any other 4xx says that there is no such stream. */
 const TRANSIENT = new Set([408, 409, 425, 429])
 
@@ -135,34 +135,41 @@ export async function follow(options: FollowOptions): Promise<void> {
   let waits = options.broken !== undefined
   while (!options.done() && !options.signal.aborted) {
     if (waits) {
-      const wait = Math.min((retry ?? RETRY_MS) * 2 ** Math.min(Math.max(idle - 1, 0), MAX_DOUBLINGS), MAX_RETRY_MS)
-      await sleep(wait, undefined, { signal: options.signal, ref: false }).catch(() => {})
+      await sleep(pauseBefore(retry, idle), undefined, { signal: options.signal, ref: false }).catch(() => {})
       if (options.done() || options.signal.aborted) return
     }
     waits = true
     const end = await attempt(options, lastEventId)
     if (end === 'none') return
-    const brought = end !== undefined && end.events > 0
+    const read = typeof end === 'object'
+    const brought = read && end.events > 0
     idle = brought ? 0 : idle + 1
-    failures = brought || (end !== undefined && options.broken === undefined) ? 0 : failures + 1
+    if (brought || (read && options.broken === undefined)) failures = 0
+    else if (end !== 'away' || options.broken !== undefined) failures += 1
     if (failures >= options.tries) return
-    if (end === undefined) continue
+    if (!read) continue
     lastEventId = end.lastEventId || lastEventId
     retry = end.retry ?? retry
   }
 }
 
-/** `'none'`: the server has no such stream; undefined: not this time. */
-async function attempt(options: FollowOptions, lastEventId: string): Promise<StreamEnd | 'none' | undefined> {
+/** Milliseconds: what the server asked for, and more behind tries that brought nothing, however little that was. */
+function pauseBefore(retry = RETRY_MS, idle: number): number {
+  const wait = Math.min(retry * 2 ** Math.min(Math.max(idle - 1, 0), MAX_DOUBLINGS), MAX_RETRY_MS)
+  return idle > QUICK_TRIES ? Math.max(wait, RETRY_MS) : wait
+}
+
+/** `'none'`: the server has no such stream; `'not now'`: it failed; `'away'`: nobody is there. */
+async function attempt(options: FollowOptions, lastEventId: string): Promise<StreamEnd | 'none' | 'not now' | 'away'> {
   let response: HttpResponse
   try {
     response = await options.open(lastEventId)
-  } catch {
-    return undefined
+  } catch (error) {
+    return error instanceof RpcError && error.code === reasons.upstream_unreachable.code ? 'away' : 'not now'
   }
   if (response.status === 200 && isEventStream(response)) return options.read(response)
   discard(response.body)
-  return response.status < 500 && !TRANSIENT.has(response.status) ? 'none' : undefined
+  return response.status < 500 && !TRANSIENT.has(response.status) ? 'none' : 'not now'
 }
 
 export function mediaType(response: HttpResponse): string {

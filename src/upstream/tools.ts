@@ -5,6 +5,8 @@ import { declaredHeaders, type ParamHeader } from './headers.js'
 export type AskTools = (cursor: string | undefined) => Promise<Frame>
 
 const MAX_PAGES = 100
+/** Names come from clients too, who may make them up. */
+const MAX_TOOLS = 10_000
 const decoder = new TextDecoder()
 
 interface ListAnswer {
@@ -21,7 +23,7 @@ export class ToolHeaders {
     const result = (parsed(frame) as ListAnswer | null)?.result
     if (!Array.isArray(result?.tools)) return undefined
     for (const tool of result.tools as ({ name?: unknown; inputSchema?: unknown } | null)[]) {
-      if (typeof tool?.name === 'string') this.#known.set(tool.name, declaredHeaders(tool.inputSchema))
+      if (typeof tool?.name === 'string') this.#remember(tool.name, declaredHeaders(tool.inputSchema))
     }
     return typeof result.nextCursor === 'string' ? result.nextCursor : undefined
   }
@@ -30,8 +32,13 @@ export class ToolHeaders {
   async of(name: string, ask: AskTools): Promise<readonly ParamHeader[]> {
     if (!this.#known.has(name)) await this.refresh(ask)
     const known = this.#known.get(name) ?? []
-    this.#known.set(name, known)
+    this.#remember(name, known)
     return known
+  }
+
+  #remember(name: string, headers: ParamHeader[]): void {
+    if (this.#known.size >= MAX_TOOLS && !this.#known.has(name)) this.#known.clear()
+    this.#known.set(name, headers)
   }
 
   /** Asks for all pages. One round serves everyone who waits for it. */

@@ -860,6 +860,75 @@ describe('detect', () => {
     expect(await until(1)).toEqual([result(0)])
   })
 
+  it.each(['busy', 'away'])('learns nothing from a server that is %s', async (how) => {
+    let open: Parameters<Handler>[1] | undefined
+    let tries = 0
+    const { wire, until, server } = await detecting((seen, response) => {
+      if (seen.method === 'GET') {
+        open = stream(response)
+        return open.write('event: endpoint\ndata: /post\n\n')
+      }
+      if (seen.path === '/post') {
+        response.writeHead(202).end()
+        return open?.write(event(answerTo(seen.body)))
+      }
+      tries += 1
+      if (tries > 1) return response.writeHead(405).end()
+      return how === 'busy' ? response.writeHead(503).end() : response.destroy()
+    })
+    await wire.send(initialize)
+    await until(1)
+    await wire.send(request(1, 'initialize'))
+    expect((await until(2))[1]).toEqual(result(1))
+    expect(server.seen.map(({ path }) => path)).toEqual(['/mcp', '/mcp', '/mcp', '/post'])
+  })
+
+  it('tries again after nobody was there', async () => {
+    const server = await scripted((seen, response) => {
+      if (seen.method === 'POST') return response.writeHead(405).end()
+      return stream(response).end()
+    })
+    closing.push(server.close)
+    let away = true
+    const headers = () => {
+      if (away) throw new Error('not yet')
+      return {}
+    }
+    const wire = detect({ url: server.url, headers })
+    const { until } = listenTo(wire)
+    closing.push(() => wire.close())
+    await wire.start()
+    expect(await refusalOf(wire.send(initialize))).toEqual(proxyError('upstream_auth').toJSON())
+    away = false
+    await wire.send(request(1, 'initialize'))
+    await until(1)
+    expect(server.seen.map(({ method }) => method)).toEqual(['POST', 'GET'])
+  })
+
+  it('leaves other requests the answers that they get', async () => {
+    let open: Parameters<Handler>[1] | undefined
+    let refuse = () => {}
+    const { wire, until } = await detecting((seen, response) => {
+      if (seen.method === 'GET') {
+        open = stream(response)
+        return open.write('event: endpoint\ndata: /post\n\n')
+      }
+      if (seen.path === '/post') {
+        response.writeHead(202).end()
+        return open?.write(event(answerTo(seen.body)), refuse)
+      }
+      if (seen.body.includes('initialize')) return response.writeHead(405).end()
+      refuse = () => response.writeHead(405).end()
+      return undefined
+    })
+    await wire.send(request(7, 'ping'))
+    await wire.send(initialize)
+    expect(await until(2)).toEqual([
+      result(0),
+      failure(7, 'upstream_bad_response', { phase: 'sent', detail: 'HTTP 405' }),
+    ])
+  })
+
   it('keeps the first refusal where there is no such stream either', async () => {
     const { wire, until } = await detecting((seen, response) =>
       response.writeHead(seen.method === 'GET' ? 405 : 404).end(),

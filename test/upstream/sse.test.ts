@@ -147,6 +147,46 @@ describe('start', () => {
     await vi.waitFor(() => expect(server.sockets.size).toBe(0))
   })
 
+  it('minds no case, no parameter and no CR in what the server says', async () => {
+    const server = await scripted((_seen, response) => {
+      response.writeHead(200, { 'content-type': 'Text/Event-Stream; Charset=UTF-8' })
+      return response.write('event: endpoint\rdata: /m\r\r')
+    })
+    closing.push(server.close)
+    await client(server.url).wire.start()
+  })
+
+  it('keeps the credentials of its URL where the endpoint is absolute', async () => {
+    const server = await scripted((seen, response) => {
+      if (seen.method === 'POST') return response.writeHead(202).end()
+      return stream(response).write(endpoint(`${server.url.origin}/m`))
+    })
+    closing.push(server.close)
+    const url = new URL(server.url)
+    url.username = 'me'
+    url.password = 'secret'
+    const { wire } = client(url)
+    await wire.start()
+    await wire.send(notification('notifications/initialized'))
+    const authorization = `Basic ${Buffer.from('me:secret').toString('base64')}`
+    expect(server.seen.map(({ headers }) => headers.authorization)).toEqual([authorization, authorization])
+  })
+
+  it('has no time limit that Node would make 1 ms', async () => {
+    const server = await serve(accept, ': hello\n\n')
+    const { wire } = client(server.url, { timeout: 2 ** 31, sseReadTimeout: 2 ** 31 })
+    const started = wire.start()
+    await vi.waitFor(() => expect(server.open).toHaveLength(1))
+    setTimeout(() => server.open[0]?.write(endpoint('/m')), 50)
+    await started
+  })
+
+  it('is refused behind close', async () => {
+    const { wire } = client(new URL('http://127.0.0.1:1/'))
+    await wire.close()
+    expect(await refusalOf(wire.start())).toEqual(proxyError('shutting_down').toJSON())
+  })
+
   it('answers a 401 with new headers, once', async () => {
     const server = await scripted((seen, response) => {
       if (seen.headers.authorization !== 'Bearer new') return response.writeHead(401).end()
@@ -175,6 +215,14 @@ describe('messages', () => {
     stream.write(`data: {"jsonrpc":"2.0",\ndata: "method":"x"}\n\n`)
     await until(2)
     expect(frames.map((frame) => frame.text)).toEqual([text, '{"jsonrpc":"2.0",\n"method":"x"}'])
+  })
+
+  it("of another kind are nobody's business, whatever that is called", async () => {
+    const { stream, until, closes } = await pair()
+    stream.write('event: error\ndata: {}\n\nevent: open\ndata: {}\n\n')
+    stream.write(event(result(1)))
+    expect(await until(1)).toEqual([result(1)])
+    expect(closes).toEqual([])
   })
 
   it('that are not UTF-8 keep their bytes too', async () => {
@@ -278,6 +326,28 @@ describe('a notification', () => {
     expect(await refusalOf(wire.send(notification('notifications/initialized')))).toEqual(
       proxyError('upstream_bad_response', { phase: 'sent', detail: 'HTTP 503', retryable: true }).toJSON(),
     )
+  })
+})
+
+describe('what has no answer', () => {
+  it('may have been taken where the stream ends meanwhile', async () => {
+    const { wire, stream } = await pair(() => stream.end())
+    expect(await refusalOf(wire.send(notification('notifications/x')))).toEqual(
+      proxyError('upstream_session_lost', { phase: 'sent' }).toJSON(),
+    )
+  })
+
+  it('holds up what follows only for so long', async () => {
+    let finish = () => {}
+    const { wire, errors } = await pair((seen, response) => {
+      if (seen.body.includes('slow')) finish = () => response.writeHead(500).end()
+      else response.writeHead(202).end()
+    })
+    await wire.send(notification('notifications/slow'))
+    await wire.send(Buffer.from('{"jsonrpc":"2.0","id":"s1","result":{}}'))
+    finish()
+    const late = proxyError('upstream_bad_response', { phase: 'sent', detail: 'HTTP 500' })
+    await vi.waitFor(() => expect(errors).toEqual([late]))
   })
 })
 

@@ -183,6 +183,13 @@ describe('start', () => {
     })
   })
 
+  test('is refused behind close, and nothing runs', async () => {
+    const { wire, traffic } = play('echo')
+    await wire.close()
+    await expect(wire.start()).rejects.toMatchObject({ code: -31008 })
+    expect([wire.pid, traffic]).toEqual([undefined, []])
+  })
+
   test('is not needed for close', async () => {
     const { wire, traffic } = play('echo')
     await wire.close()
@@ -288,6 +295,14 @@ describe('close', () => {
     const closed = wire.close()
     await wire.close({ urgent: true })
     await closed
+    expect(wire.signal).toBe('SIGKILL')
+  })
+
+  test('once hurried is not slowed down again by its own pace', async () => {
+    const { wire, traffic } = play('stubborn', [], {}, { term: 20, kill: 60_000, terminate: 200 })
+    await wire.start()
+    await vi.waitFor(() => expect(traffic).toHaveLength(1), 10_000)
+    await Promise.all([wire.close(), wire.close({ urgent: true })])
     expect(wire.signal).toBe('SIGKILL')
   })
 
