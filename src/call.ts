@@ -4,7 +4,7 @@ import type { Result } from './context.js'
 import type { End } from './end.js'
 import { proxyError } from './error.js'
 import { Message, notificationFrame, requestFrame } from './message.js'
-import { Exchange, type Passage } from './passage.js'
+import { Exchange, type OwnMessages, type Passage } from './passage.js'
 import { timer } from './rest.js'
 import type { CallOptions, Session, Side } from './session.js'
 
@@ -21,7 +21,7 @@ export interface Carrying {
 }
 
 /** Sends the proxy's own messages, from a place of the line to one of its ends. */
-export class Caller {
+export class Caller implements OwnMessages {
   readonly #carrier: Carrying
 
   constructor(carrier: Carrying) {

@@ -7,9 +7,9 @@ import { INTERNAL_ERROR, inPhase, proxyError, RpcError } from './error.js'
 import type { Turn } from './lane.js'
 import { errorFrame, Message, resultMember, tokenValue } from './message.js'
 import { frameOf, metaOf } from './outgoing.js'
-import { type Crossing, type Exchange, Passage, type PassageOptions } from './passage.js'
+import { type Crossing, type Exchange, type OwnMessages, Passage, type PassageOptions } from './passage.js'
 import { Rest } from './rest.js'
-import { type CallOptions, Session, type Side } from './session.js'
+import { Session, type Side } from './session.js'
 import type { FrameMeta } from './wire.js'
 
 export interface CarrierOptions {
@@ -37,7 +37,7 @@ export class Carrier implements Crossing {
   /** Why nothing is carried any more. */
   #closed: RpcError | undefined
   readonly #watched = new Set<Exchange>()
-  readonly #caller = new Caller(this)
+  readonly own: OwnMessages = new Caller(this)
   readonly #ownPrefix = `omp-${randomBytes(6).toString('base64url')}-`
   #ownSerial = 0
 
@@ -49,8 +49,8 @@ export class Carrier implements Crossing {
     this.session = new Session(
       { id: randomUUID(), upstream, principal, signal: this.#abort.signal },
       {
-        notify: (to, method, params) => this.notify(options.stack(), this.#origin(to), to, method, params),
-        call: (to, method, params, more) => this.call(options.stack(), this.#origin(to), to, method, params, more),
+        notify: (to, method, params) => this.own.notify(options.stack(), this.#origin(to), to, method, params),
+        call: (to, method, params, more) => this.own.call(options.stack(), this.#origin(to), to, method, params, more),
       },
     )
   }
@@ -312,21 +312,6 @@ export class Carrier implements Crossing {
 
   ownId(): string {
     return `${this.#ownPrefix}${++this.#ownSerial}`
-  }
-
-  notify(stack: Stack<Passage>, place: number, to: Side, method: string, params?: object): Promise<void> {
-    return this.#caller.notify(stack, place, to, method, params)
-  }
-
-  call(
-    stack: Stack<Passage>,
-    place: number,
-    to: Side,
-    method: string,
-    params?: object,
-    options?: CallOptions,
-  ): Promise<Result> {
-    return this.#caller.call(stack, place, to, method, params, options)
   }
 }
 

@@ -1,4 +1,5 @@
 import type { Writable } from 'node:stream'
+import { type Deferred, deferred, handled } from './deferred.js'
 
 /** One line over this many bytes cannot be taken: 64 MiB. */
 export const MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -258,25 +259,4 @@ function isJson(line: Buffer): boolean {
 
 export function withoutBom(line: Buffer): Buffer {
   return BOM.equals(line.subarray(0, BOM.length)) ? line.subarray(BOM.length) : line
-}
-
-interface Deferred {
-  promise: Promise<void>
-  resolve: () => void
-  reject: (error: Error) => void
-}
-
-function deferred(): Deferred {
-  let resolve!: () => void
-  let reject!: (error: Error) => void
-  const promise = new Promise<void>((yes, no) => {
-    resolve = yes
-    reject = no
-  })
-  return { promise: handled(promise), resolve, reject }
-}
-
-function handled<T>(promise: Promise<T>): Promise<T> {
-  promise.catch(() => {})
-  return promise
 }

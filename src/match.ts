@@ -8,6 +8,7 @@ import type {
   RequestMethod,
   ResponseContext,
 } from './context.js'
+import { deferred } from './deferred.js'
 
 /** A method, several, or none for all. */
 export type Methods<M extends string> = M | readonly M[]
@@ -158,15 +159,4 @@ function failLate(request: Context, error: unknown): void {
   } catch {
     // The request was cancelled or the session closed meanwhile: its outcome stands.
   }
-}
-
-function deferred<T>() {
-  let resolve!: (value: T) => void
-  let reject!: (reason: unknown) => void
-  const promise = new Promise<T>((yes, no) => {
-    resolve = yes
-    reject = no
-  })
-  promise.catch(() => {})
-  return { promise, resolve, reject }
 }

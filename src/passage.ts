@@ -92,13 +92,8 @@ export class Exchange {
   }
 }
 
-/** What a passage asks of the carrier that it crosses. */
-export interface Crossing {
-  readonly session: Session
-  /** Hands the message to the far end. */
-  deliver(passage: Passage): Promise<void> | undefined
-  /** Gives an exchange an outcome of the proxy's own, walking from `place` to the requester. */
-  answer(exchange: Exchange, message: Message, place: number, turn?: Turn): Promise<void>
+/** Messages of the proxy's own, from a place of a line to one of its ends. */
+export interface OwnMessages {
   notify(stack: Stack<Passage>, place: number, to: Side, method: string, params?: object): Promise<void>
   call(
     stack: Stack<Passage>,
@@ -108,6 +103,16 @@ export interface Crossing {
     params?: object,
     options?: CallOptions,
   ): Promise<Result>
+}
+
+/** What a passage asks of the carrier that it crosses. */
+export interface Crossing {
+  readonly session: Session
+  /** Hands the message to the far end. */
+  deliver(passage: Passage): Promise<void> | undefined
+  /** Gives an exchange an outcome of the proxy's own, walking from `place` to the requester. */
+  answer(exchange: Exchange, message: Message, place: number, turn?: Turn): Promise<void>
+  readonly own: OwnMessages
   /** Turns whatever was thrown into what the peer may know of it. */
   publicError(error: unknown, passage: Passage): ErrorObject
   /** Has the signals of an exchange aborted when the session closes. */
@@ -332,11 +337,11 @@ export class Passage implements Transit {
   }
 
   notify(place: number, to: Side, method: string, params?: object): Promise<void> {
-    return this.crossing.notify(this.stack, place, to, method, params)
+    return this.crossing.own.notify(this.stack, place, to, method, params)
   }
 
   call(place: number, to: Side, method: string, params?: object, options?: CallOptions): Promise<Result> {
-    return this.crossing.waiting(this.crossing.call(this.stack, place, to, method, params, options))
+    return this.crossing.waiting(this.crossing.own.call(this.stack, place, to, method, params, options))
   }
 }
 

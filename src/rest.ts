@@ -1,5 +1,5 @@
 /** Node fires a timer longer than this after 1 ms. In milliseconds. */
-const LONGEST_TIMER = 2 ** 31 - 1
+export const LONGEST_TIMER = 2 ** 31 - 1
 
 /** `setTimeout` for a time of any length, `Infinity` included: about 24 days at most. */
 export function timer(callback: () => void, milliseconds: number): NodeJS.Timeout {

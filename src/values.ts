@@ -1,5 +1,6 @@
 import { validateHeaderName, validateHeaderValue } from 'node:http'
 import querystring from 'node:querystring'
+import { LONGEST_TIMER } from './rest.js'
 
 /** An argument of the command that cannot be taken: its text says what was expected and what came. */
 export class UsageError extends Error {
@@ -72,7 +73,7 @@ function checkedValue(option: string, name: string, value: string): string {
 /** Seconds, with fractions; the result is milliseconds. Node fires a longer timer than 2^31-1 ms at once. */
 export function parseSeconds(option: string, text: string, { zero = false } = {}): number {
   const milliseconds = Math.round(Number(text) * 1000)
-  if (text.trim() === '' || !(milliseconds > 0 || (zero && milliseconds === 0)) || milliseconds > 2 ** 31 - 1) {
+  if (text.trim() === '' || !(milliseconds > 0 || (zero && milliseconds === 0)) || milliseconds > LONGEST_TIMER) {
     throw new UsageError(`${option}: expected seconds (${zero ? '0' : 'above 0'} to 2147483), got "${text}"`)
   }
   return milliseconds

@@ -8,6 +8,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 
 /** Imports go down the floors, or stay on one; a folder is one room. */
 const floors: Record<string, number> = {
+  deferred: 0,
   json: 0,
   rewrite: 0,
   scan: 1,

@@ -2,7 +2,7 @@ import { proxyError, RpcError } from '../error.js'
 import { elementsOfBatch } from '../message.js'
 import { type Head, scan } from '../scan.js'
 import type { Frame } from '../wire.js'
-import type { HttpResponse } from './request.js'
+import { discard, type HttpResponse } from './request.js'
 
 /** A JSON-RPC message found in the body of a refusal. */
 export interface RefusalBody {
@@ -32,8 +32,29 @@ function isErrorObject(error: unknown): error is NonNullable<RefusalBody['error'
 }
 
 /** The same, as what a sender who waits for no answer is told. */
-export function refusalError(refusal: RefusalBody): RpcError | undefined {
+function refusalError(refusal: RefusalBody): RpcError | undefined {
   return refusal.error && new RpcError(refusal.error.code, refusal.error.message, refusal.error.data)
+}
+
+/**
+ * Judges the response to a message that has no answer. `onLost` is called where a 404 says that the session is lost;
+ * without it a 404 is a refusal like any other.
+ *
+ * @throws (rejects) RpcError where the server did not take the message
+ */
+export async function accepted(
+  response: HttpResponse,
+  body: () => Promise<Buffer>,
+  onLost?: () => void,
+): Promise<void> {
+  if (response.status >= 200 && response.status <= 299) return discard(response.body)
+  if (response.status === 404 && onLost) {
+    discard(response.body)
+    onLost()
+    throw proxyError('upstream_session_lost')
+  }
+  const refusal = refusalBody(await body())
+  throw (refusal && refusalError(refusal)) ?? statusError(response)
 }
 
 /** What a status that is no success means, where the body does not say it. */

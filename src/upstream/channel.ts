@@ -1,4 +1,3 @@
-import { withoutBom } from '../lines.js'
 import type { Endpoint } from './endpoint.js'
 import type { Exchange, HttpResponse } from './request.js'
 import { discard } from './request.js'
@@ -49,10 +48,8 @@ export class Channel {
     return this.endpoint.open({ method: 'GET', headers, signal }).response
   }
 
-  /** Without a byte order mark (RFC 8259, section 8.1). */
-  async body(response: HttpResponse): Promise<Buffer> {
-    const body = await collect(response.body, this.gate, this.endpoint.maxMessageBytes)
-    return withoutBom(body)
+  body(response: HttpResponse): Promise<Buffer> {
+    return collect(response.body, this.gate, this.endpoint.maxMessageBytes)
   }
 
   events(response: HttpResponse, take: Pick<StreamOptions, 'onFrame' | 'onTooLarge'>): Promise<StreamEnd> {

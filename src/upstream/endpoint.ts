@@ -1,4 +1,5 @@
 import { proxyError } from '../error.js'
+import { LONGEST_TIMER } from '../rest.js'
 import { discard, type Exchange, HttpClient, type HttpRequest, type HttpResponse } from './request.js'
 import { ToolHeaders } from './tools.js'
 
@@ -10,9 +11,6 @@ export interface AuthInfo {
 }
 
 type Headers = Record<string, string>
-
-/** Node fires a longer timer at once. */
-const MAX_TIMER_MS = 2 ** 31 - 1
 
 export interface HttpUpstreamOptions {
   url: string | URL
@@ -61,8 +59,8 @@ export class Endpoint {
       throw new TypeError(`expected an http: or https: URL, got ${this.url.protocol}`)
     }
     this.#basic = basicAuth(this.url)
-    this.timeout = Math.min(options.timeout ?? 5_000, MAX_TIMER_MS)
-    this.sseReadTimeout = Math.min(options.sseReadTimeout ?? 0, MAX_TIMER_MS)
+    this.timeout = Math.min(options.timeout ?? 5_000, LONGEST_TIMER)
+    this.sseReadTimeout = Math.min(options.sseReadTimeout ?? 0, LONGEST_TIMER)
     this.maxMessageBytes = options.maxMessageBytes ?? 64 * 1024 * 1024
     this.#options = options
     this.#client = new HttpClient({ ...options, timeout: this.timeout })

@@ -1,14 +1,14 @@
-import { inPhase, proxyError, RpcError } from '../error.js'
+import { inPhase, proxyError, RpcError, reasons } from '../error.js'
 import { paramsMember, tokenValue } from '../message.js'
 import { type Head, scan } from '../scan.js'
 import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
-import { headOf, messagesOf, refusalBody, refusalError, statusError } from './answer.js'
+import { accepted, headOf, messagesOf } from './answer.js'
 import { Call } from './call.js'
 import { Channel } from './channel.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
 import { modernVersion } from './headers.js'
 import { patiently } from './patience.js'
-import { discard, type HttpResponse } from './request.js'
+import type { HttpResponse } from './request.js'
 import { follow } from './stream.js'
 
 const LISTEN_TRIES = 5
@@ -112,14 +112,8 @@ export class HttpUpstream implements Wire {
 
   async #taken(pending: Promise<HttpResponse>, session: string | undefined): Promise<void> {
     const response = await pending
-    if (response.status >= 200 && response.status <= 299) return discard(response.body)
-    if (response.status === 404 && session !== undefined) {
-      discard(response.body)
-      this.#sessionLost(session)
-      throw proxyError('upstream_session_lost')
-    }
-    const refusal = refusalBody(await this.#channel.body(response))
-    throw (refusal && refusalError(refusal)) ?? statusError(response)
+    const onLost = session === undefined ? undefined : () => this.#sessionLost(session)
+    return accepted(response, () => this.#channel.body(response), onLost)
   }
 
   /** The stream on which a legacy server sends what belongs to no request; a server without one says 405. */
@@ -139,7 +133,7 @@ export class HttpUpstream implements Wire {
             this.onframe?.(message, meta)
           }
         },
-        onTooLarge: (head) => this.onerror?.(new FrameError(proxyError('too_large').code, 'Message too large', head)),
+        onTooLarge: (head) => this.onerror?.(new FrameError(reasons.too_large.code, reasons.too_large.message, head)),
       })
     }
     void follow({ open, read, tries: LISTEN_TRIES, done: () => false, signal: channel.signal }).then(() => {

@@ -3,6 +3,7 @@ import * as https from 'node:https'
 import { Readable } from 'node:stream'
 import type { ReadableStream } from 'node:stream/web'
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import { deferred } from '../deferred.js'
 import { inPhase, type Phase, proxyError, RpcError } from '../error.js'
 import { decoded } from './encoding.js'
 
@@ -69,16 +70,10 @@ export class HttpClient {
   }
 
   open(url: URL, request: HttpRequest): Exchange {
-    let onWritten!: () => void
-    let onFailed!: (error: unknown) => void
-    const written = new Promise<void>((resolve, reject) => {
-      onWritten = resolve
-      onFailed = reject
-    })
-    const response = this.#follow(url, request, onWritten)
-    response.then(onWritten, onFailed)
-    written.catch(() => {})
-    return { written, response }
+    const written = deferred()
+    const response = this.#follow(url, request, written.resolve)
+    response.then(() => written.resolve(), written.reject)
+    return { written: written.promise, response }
   }
 
   /** Drops every connection, those in use too. */

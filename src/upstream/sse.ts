@@ -1,9 +1,9 @@
 import { type ErrorEvent, EventSource, type EventSourceFetchInit, type FetchLikeResponse } from 'eventsource'
-import { inPhase, proxyError, RpcError } from '../error.js'
+import { inPhase, proxyError, RpcError, reasons } from '../error.js'
 import { errorFrame } from '../message.js'
 import { type Head, scan } from '../scan.js'
 import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
-import { refusalBody, refusalError, statusError } from './answer.js'
+import { accepted, statusError } from './answer.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
 import { patiently } from './patience.js'
 import { discard, type HttpResponse } from './request.js'
@@ -116,13 +116,8 @@ export class SseUpstream implements Wire {
 
   async #accepted(pending: Promise<HttpResponse>): Promise<void> {
     const response = await pending
-    if (response.status >= 200 && response.status <= 299) return discard(response.body)
-    if (response.status === 404) {
-      discard(response.body)
-      throw proxyError('upstream_session_lost')
-    }
-    const refusal = refusalBody(await collect(response.body, this.#gate, this.#endpoint.maxMessageBytes))
-    throw (refusal && refusalError(refusal)) ?? statusError(response)
+    const body = () => collect(response.body, this.#gate, this.#endpoint.maxMessageBytes)
+    return accepted(response, body, () => {})
   }
 
   /** Only the origin that we were told to talk to may be named, or our credentials would go elsewhere. */
@@ -204,7 +199,7 @@ export class SseUpstream implements Wire {
             maxBytes: this.#endpoint.maxMessageBytes,
             silence: this.#endpoint.sseReadTimeout,
             onTooLarge: (head) => {
-              this.onerror?.(new FrameError(proxyError('too_large').code, 'Message too large', head))
+              this.onerror?.(new FrameError(reasons.too_large.code, reasons.too_large.message, head))
             },
           }),
       },

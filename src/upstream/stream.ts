@@ -2,7 +2,8 @@ import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { proxyError, RpcError, reasons } from '../error.js'
 import { EventReader } from '../events.js'
-import { Pieces } from '../lines.js'
+import { Pieces, withoutBom } from '../lines.js'
+import { LONGEST_TIMER } from '../rest.js'
 import { discard, type HttpResponse } from './request.js'
 
 /** Pauses and resumes all bodies that a wire is reading. */
@@ -32,7 +33,10 @@ export class Gate {
   }
 }
 
-/** Reads a whole body. Rejects with -31007 over `maxBytes`, with -31003 when it breaks off. */
+/**
+ * Reads a whole body, without a byte order mark (RFC 8259, section 8.1). Rejects with -31007 over `maxBytes`, with
+ * -31003 when it breaks off.
+ */
 export function collect(body: Readable, gate: Gate, maxBytes: number): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const pieces = new Pieces()
@@ -42,7 +46,7 @@ export function collect(body: Readable, gate: Gate, maxBytes: number): Promise<B
       reject(proxyError('too_large', { phase: 'sent' }))
       body.destroy()
     })
-    body.on('end', () => resolve(pieces.take()))
+    body.on('end', () => resolve(withoutBom(pieces.take())))
     body.on('close', () => reject(proxyError('upstream_bad_response', { phase: 'sent', detail: 'broken connection' })))
     gate.add(body)
   })
@@ -118,7 +122,6 @@ export interface FollowOptions {
 }
 
 const RETRY_MS = 1_000
-const MAX_RETRY_MS = 2 ** 31 - 1
 const MAX_DOUBLINGS = 5
 const QUICK_TRIES = 3
 /** What a later try may cure; any other 4xx says that there is no such stream. */
@@ -155,7 +158,7 @@ export async function follow(options: FollowOptions): Promise<void> {
 
 /** Milliseconds: what the server asked for, and more behind tries that brought nothing, however little that was. */
 function pauseBefore(retry = RETRY_MS, idle: number): number {
-  const wait = Math.min(retry * 2 ** Math.min(Math.max(idle - 1, 0), MAX_DOUBLINGS), MAX_RETRY_MS)
+  const wait = Math.min(retry * 2 ** Math.min(Math.max(idle - 1, 0), MAX_DOUBLINGS), LONGEST_TIMER)
   return idle > QUICK_TRIES ? Math.max(wait, RETRY_MS) : wait
 }
 
