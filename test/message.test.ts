@@ -15,18 +15,9 @@ import {
 } from '../src/message.js'
 import { Refusal, scan } from '../src/scan.js'
 import { corpus } from './fixtures/corpus.js'
+import { refused } from './fixtures/refused.js'
 
 const bytes = (text: string) => Buffer.from(text)
-
-function refused(error: unknown) {
-  if (!(error instanceof Refusal)) throw error
-  const { code, message, kind, id, idText } = error
-  return defined({ code, message, kind, id, idText })
-}
-
-function defined(all: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined))
-}
 
 describe('spans', () => {
   const text =

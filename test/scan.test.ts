@@ -1,7 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { peek, Refusal, type Sketch, scan } from '../src/scan.js'
+import { peek, type Sketch, scan } from '../src/scan.js'
 import { corpus } from './fixtures/corpus.js'
+import { defined, refused } from './fixtures/refused.js'
 
 const bytes = (text: string) => Buffer.from(text)
 
@@ -13,16 +14,6 @@ function scanned(text: string | Uint8Array) {
   } catch (error) {
     return refused(error)
   }
-}
-
-function refused(error: unknown) {
-  if (!(error instanceof Refusal)) throw error
-  const { code, message, kind, id, idText } = error
-  return defined({ code, message, kind, id, idText })
-}
-
-function defined(all: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined))
 }
 
 describe('scan', () => {

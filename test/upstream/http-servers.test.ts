@@ -3,12 +3,13 @@ import type { ServerResponse } from 'node:http'
 import { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
 import { SSEServerTransport } from '@modelcontextprotocol/sdk/server/sse.js'
 import { StreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/streamableHttp.js'
-import { afterEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { proxyError } from '../../src/error.js'
 import { detect } from '../../src/upstream/detect.js'
 import { HttpUpstream } from '../../src/upstream/http.js'
 import { SseUpstream } from '../../src/upstream/sse.js'
 import type { Wire } from '../../src/wire.js'
+import { closing } from '../fixtures/closing.js'
 import { listenTo, modern, notification, request } from '../fixtures/http-server.js'
 import { host, target } from '../fixtures/http-target.js'
 
@@ -18,11 +19,6 @@ interface Message {
   params?: { data?: string; progress?: number }
   result?: { content?: { text: string }[]; tools?: { name: string }[]; protocolVersion?: string }
 }
-
-const closing: (() => Promise<void>)[] = []
-afterEach(async () => {
-  for (const close of closing.splice(0).reverse()) await close()
-})
 
 const opened = <T extends { close: () => Promise<void> }>(thing: T): T => {
   closing.push(() => thing.close())

@@ -1,9 +1,10 @@
 import { once } from 'node:events'
-import { afterEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { proxyError } from '../../src/error.js'
 import { detect } from '../../src/upstream/detect.js'
 import { Endpoint, type HttpUpstreamOptions } from '../../src/upstream/endpoint.js'
 import { HttpUpstream } from '../../src/upstream/http.js'
+import { closing, serve } from '../fixtures/closing.js'
 import {
   event,
   type Handler,
@@ -17,17 +18,6 @@ import {
   scripted,
   stream,
 } from '../fixtures/http-server.js'
-
-const closing: (() => Promise<void>)[] = []
-afterEach(async () => {
-  for (const close of closing.splice(0).reverse()) await close()
-})
-
-async function serve(handler: Handler) {
-  const server = await scripted(handler)
-  closing.push(server.close)
-  return server
-}
 
 async function connect(url: URL, options: Partial<HttpUpstreamOptions> = {}) {
   const wire = new HttpUpstream({ url, ...options })

@@ -1,22 +1,12 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
-import { afterEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import type { Session } from '../../src/session.js'
 import { openUpstream, type UrlUpstream } from '../../src/upstream/index.js'
 import type { Wire } from '../../src/wire.js'
-import { type Handler, json, listenTo, modern, result, scripted } from '../fixtures/http-server.js'
-
-const closing: (() => unknown)[] = []
-afterEach(async () => {
-  for (const close of closing.splice(0).reverse()) await close()
-})
-
-async function serve(handler: Handler) {
-  const server = await scripted(handler)
-  closing.push(server.close)
-  return server
-}
+import { serve } from '../fixtures/closing.js'
+import { json, listenTo, modern, result } from '../fixtures/http-server.js'
 
 describe('the sessions with one URL', () => {
   it.each(['http', undefined] as const)('share connections, credentials and schemas (type %s)', async (type) => {

@@ -1,11 +1,12 @@
 import { createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib'
-import { afterEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { proxyError } from '../../src/error.js'
 import { Endpoint, type HttpUpstreamOptions } from '../../src/upstream/endpoint.js'
 import { HttpUpstream } from '../../src/upstream/http.js'
 import { ToolHeaders } from '../../src/upstream/tools.js'
+import { closing, serve } from '../fixtures/closing.js'
 import {
   event,
   type Handler,
@@ -20,14 +21,8 @@ import {
   stream,
 } from '../fixtures/http-server.js'
 
-const closing: (() => unknown)[] = []
-afterEach(async () => {
-  for (const close of closing.splice(0).reverse()) await close()
-})
-
 async function pair(handler: Handler, options: Partial<HttpUpstreamOptions> = {}) {
-  const server = await scripted(handler)
-  closing.push(server.close)
+  const server = await serve(handler)
   const wire = new HttpUpstream({ url: server.url, ...options })
   closing.push(() => wire.close())
   return { server, wire, ...listenTo(wire) }

@@ -1,9 +1,10 @@
 import type { ServerResponse } from 'node:http'
-import { afterEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { proxyError } from '../../src/error.js'
 import type { HttpUpstreamOptions } from '../../src/upstream/endpoint.js'
 import { SseUpstream } from '../../src/upstream/sse.js'
 import { FrameError } from '../../src/wire.js'
+import { closing } from '../fixtures/closing.js'
 import {
   event,
   type Handler,
@@ -16,11 +17,6 @@ import {
   scripted,
   stream,
 } from '../fixtures/http-server.js'
-
-const closing: (() => Promise<void>)[] = []
-afterEach(async () => {
-  for (const close of closing.splice(0).reverse()) await close()
-})
 
 const endpoint = (address: string) => `event: endpoint\ndata: ${address}\n\n`
 
