@@ -326,6 +326,13 @@ describe('a notification', () => {
 })
 
 describe('what has no answer', () => {
+  it('is refused with the error of the server, behind a byte order mark too', async () => {
+    const error = { code: -32600, message: 'Not now' }
+    const body = `\ufeff${JSON.stringify({ jsonrpc: '2.0', error })}`
+    const { wire } = await pair((_seen, response) => response.writeHead(400).end(body))
+    expect(await refusalOf(wire.send(notification('notifications/x')))).toEqual(error)
+  })
+
   it('may have been taken where the stream ends meanwhile', async () => {
     const { wire, stream } = await pair(() => stream.end())
     expect(await refusalOf(wire.send(notification('notifications/x')))).toEqual(
