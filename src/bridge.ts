@@ -60,6 +60,11 @@ export class Bridge {
     }
   }
 
+  /** Whether the upstream has said anything. */
+  get isServed(): boolean {
+    return this.#carrier.server.heard
+  }
+
   /** Resolves when every message has come to rest: it left, or waits for a peer. For tests. */
   quiet(): Promise<void> {
     return this.#carrier.rest.until(() => this.isQuiet)
@@ -91,6 +96,7 @@ export class Bridge {
     wire.onframe = (frame, meta) => this.#receiver.receive(end, frame, meta)
     wire.onclose = (reason) => this.#lost(end, reason)
     wire.onerror = (error) => this.#receiver.faulty(end, error)
+    if (end === this.#carrier.server) wire.onstream = (event) => this.#carrier.stream(event)
     try {
       await wire.start()
       end.open()

@@ -10,7 +10,7 @@ import { frameOf, metaOf } from './outgoing.js'
 import { type Crossing, type Exchange, type OwnMessages, Passage, type PassageOptions } from './passage.js'
 import { Rest } from './rest.js'
 import { Session, type Side } from './session.js'
-import type { FrameMeta } from './wire.js'
+import type { FrameMeta, StreamEvent } from './wire.js'
 
 export interface CarrierOptions {
   /** The line for new messages. */
@@ -20,6 +20,8 @@ export interface CarrierOptions {
   /** The upstream's name in logs. */
   upstream: string
   principal?: string
+  /** Where the client's wire tells it from the start. */
+  era?: 'modern'
 }
 
 /** Carries the messages of one session: walks them down the line, sends them, gives each request its one outcome. */
@@ -45,9 +47,9 @@ export class Carrier implements Crossing {
     this.#options = options
     this.client.far = this.server
     this.server.far = this.client
-    const { upstream, principal } = options
+    const { upstream, principal, era } = options
     this.session = new Session(
-      { id: randomUUID(), upstream, principal, signal: this.#abort.signal },
+      { id: randomUUID(), upstream, principal, era, signal: this.#abort.signal },
       {
         notify: (to, method, params) => this.own.notify(options.stack(), this.#origin(to), to, method, params),
         call: (to, method, params, more) => this.own.call(options.stack(), this.#origin(to), to, method, params, more),
@@ -220,6 +222,13 @@ export class Carrier implements Crossing {
     }
     if (end === this.client && end.gone) this.ondeaf?.()
     throw error
+  }
+
+  /** The upstream tells how it answers a request: so does the client's wire, if it is one of HTTP. */
+  stream(event: StreamEvent): void {
+    const exchange = this.server.awaited(event.relatedRequestId)
+    if (exchange?.id === undefined) return
+    this.client.wire?.stream?.({ ...event, relatedRequestId: exchange.id })
   }
 
   // --- outcomes ---------------------------------------------------------------------------------------------

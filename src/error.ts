@@ -42,6 +42,8 @@ export class RpcError extends Error {
 /** The codes that JSON-RPC 2.0 (section 5.1) itself defines. */
 export const PARSE_ERROR = -32700
 export const INVALID_REQUEST = -32600
+export const METHOD_NOT_FOUND = -32601
+export const INVALID_PARAMS = -32602
 export const INTERNAL_ERROR = -32603
 
 /** The proxy's own codes. They lie outside JSON-RPC's reserved range (-32768 to -32000). */
@@ -56,6 +58,7 @@ export const reasons = {
   shutting_down: { code: -31008, message: 'Shutting down', retryable: true },
   upstream_unreachable: { code: -31009, message: 'Upstream unreachable', retryable: true },
   upstream_auth: { code: -31010, message: 'Upstream refused the credentials', retryable: false },
+  client_unreachable: { code: -31011, message: 'The client takes no requests now', retryable: false },
 } as const
 
 export interface ProxyErrorOptions {
@@ -81,6 +84,11 @@ export function proxyError(reason: Reason, options: ProxyErrorOptions = {}): Rpc
   if (options.retryAfter !== undefined) data.retryAfter = options.retryAfter
   const message = options.detail === undefined ? known.message : `${known.message}: ${options.detail}`
   return new RpcError(known.code, message, data, options.cause === undefined ? undefined : { cause: options.cause })
+}
+
+/** Whether a code is one of the proxy's own. */
+export function isProxyCode(code: unknown): boolean {
+  return Object.values(reasons).some((reason) => reason.code === code)
 }
 
 /** The same error, said of a request in another phase. Errors that are not the proxy's own stay as they are. */

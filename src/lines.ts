@@ -175,8 +175,7 @@ export class LineWriter {
   }
 
   /**
-   * Writes a frame and a newline. Newlines in the frame, which can only have come over HTTP and be white space between
-   * tokens (RFC 8259, section 2), become spaces. Returns nothing while the stream takes more, else a promise that resolves when it does,
+   * Writes a frame, on one line, and a newline. Returns nothing while the stream takes more, else a promise that resolves when it does,
    * and rejects when the stream failed. A rejection that nobody awaits is not reported as unhandled.
    */
   write(frame: Uint8Array): Promise<void> | undefined {
@@ -230,7 +229,11 @@ export function looksLikeMessage(line: Uint8Array): boolean {
   return byte === 0x7b || byte === 0x5b
 }
 
-function onOneLine(frame: Uint8Array): Buffer {
+/**
+ * A frame without newlines. Those in it can only have come over HTTP and be white space between tokens (RFC 8259,
+ * section 2): they become spaces.
+ */
+export function onOneLine(frame: Uint8Array): Buffer {
   const bytes = Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength)
   if (bytes.indexOf(LF) < 0) return bytes
   const copy = Buffer.from(bytes)

@@ -28,8 +28,8 @@ export function metaOf({ kind, extra, exchange }: Passage, from: End): FrameMeta
     // Written out: a spread of this object costs more than the scan of a message.
     return { status: extra.status, headers: extra.headers, authInfo: extra.authInfo, relatedRequestId: exchange?.id }
   }
-  const related = extra.relatedRequestId
-  if (related === undefined) return undefined
+  const { relatedRequestId: related, headers } = extra
+  if (related === undefined) return headers && { headers }
   const alias = from.aliases.get(related)
-  return { relatedRequestId: alias ? alias.id : related }
+  return { headers, relatedRequestId: alias ? alias.id : related }
 }

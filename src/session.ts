@@ -29,6 +29,8 @@ export interface SessionOptions {
   upstream: string
   signal: AbortSignal
   principal?: string
+  /** @default 'legacy', until a request says otherwise */
+  era?: 'modern'
 }
 
 /** One client joined to one server. Emits `'restart'` when its upstream was replaced by a new one. */
@@ -55,6 +57,7 @@ export class Session extends EventEmitter<{ restart: [] }> {
     this.id = options.id
     this.upstream = options.upstream
     this.signal = options.signal
+    if (options.era !== undefined) this.era = options.era
     if (options.principal !== undefined) this.principal = options.principal
     this.#actions = actions
   }

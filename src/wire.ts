@@ -13,10 +13,31 @@ export interface FrameMeta {
   readonly relatedRequestId?: RequestId
   /** HTTP status that the frame came with. */
   readonly status?: number
-  /** HTTP headers that the frame came with; names in lower case. */
+  /**
+   * HTTP headers that the frame came with; names in lower case. Of those that a client sent, only `Mcp-Param-*` and
+   * which of the two kinds of answers it would rather have (`Accept`) ever reach an upstream.
+   */
   readonly headers?: Readonly<Record<string, string | string[] | undefined>>
   /** What a listener's authentication found out about the sender. */
   readonly authInfo?: unknown
+}
+
+/**
+ * What a wire tells of the HTTP stream on which the answer to a request comes, beside its frames: so that a listener can
+ * answer as the upstream does.
+ */
+export interface StreamEvent {
+  /** The request, as that side of the proxy knows it. */
+  readonly relatedRequestId: RequestId
+  /**
+   * `open`: the answer comes as an event stream, whose head is there. `detach`: the server ended the stream before the
+   * answer, which the client is to fetch by polling (2025-11-25 basic/transports, "Sending Messages to the Server" 6).
+   */
+  readonly type: 'open' | 'detach'
+  /** HTTP headers of the stream, names in lower case. */
+  readonly headers?: FrameMeta['headers']
+  /** Milliseconds to wait before polling, where the server said so. */
+  readonly retry?: number
 }
 
 export interface CloseOptions {
@@ -52,6 +73,10 @@ export interface Wire {
   onframe?: (frame: Frame, meta?: FrameMeta) => void
   /** `reason` says why, unless the peer just ended; an `RpcError` where requests in flight should be told. */
   onclose?: (reason?: Error) => void
+  /** Of an upstream over HTTP: how the answer to a request comes. */
+  onstream?: (event: StreamEvent) => void
+  /** Of a listener over HTTP: how the upstream answers a request. */
+  stream?(event: StreamEvent): void
   /** Something went wrong and the wire goes on. A `FrameError` tells of a frame that could not be taken. */
   onerror?: (error: Error) => void
 }

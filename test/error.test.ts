@@ -28,7 +28,7 @@ describe('RpcError', () => {
 describe("the proxy's own errors", () => {
   it('lie outside the reserved range of JSON-RPC (-32768 to -32000), each with its own code', () => {
     const codes = Object.values(reasons).map(({ code }) => code)
-    expect(codes).toEqual(Array.from({ length: 10 }, (_, index) => -31001 - index))
+    expect(codes).toEqual(Array.from({ length: 11 }, (_, index) => -31001 - index))
   })
 
   it('name the proxy as their source, the reason, the phase, and whether to try again', () => {

@@ -21,6 +21,8 @@ const floors: Record<string, number> = {
   lines: 1,
   events: 1,
   log: 1,
+  mirror: 1,
+  tools: 1,
   context: 2,
   define: 3,
   passage: 4,

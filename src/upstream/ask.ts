@@ -1,11 +1,11 @@
 import { proxyError } from '../error.js'
 import { paramsMember } from '../message.js'
 import type { Head } from '../scan.js'
+import type { AskTools } from '../tools.js'
 import type { Frame } from '../wire.js'
 import { headOf } from './answer.js'
 import type { Endpoint } from './endpoint.js'
 import { collect, Gate, isEventStream, readEvents } from './stream.js'
-import type { AskTools } from './tools.js'
 
 /** The id stays on an exchange of its own: it meets no other and nobody sees it. */
 const ID = 'open-mcp-proxy/tools'

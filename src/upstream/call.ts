@@ -1,23 +1,26 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { proxyError, RpcError } from '../error.js'
 import { errorFrame, resultMember, tokenValue } from '../message.js'
+import { argumentHeaders, metadataHeaders, modernVersion, paramHeaders, prefersStream } from '../mirror.js'
 import type { Head } from '../scan.js'
-import type { Frame, FrameMeta } from '../wire.js'
+import type { Frame, FrameMeta, StreamEvent } from '../wire.js'
 import { headOf, messagesOf, type RefusalBody, refusalBody, statusError } from './answer.js'
 import { askTools } from './ask.js'
 import type { Channel } from './channel.js'
-import { argumentHeaders, metadataHeaders, modernVersion } from './headers.js'
 import { discard, type Exchange, type HttpResponse, linger } from './request.js'
 import { follow, isEventStream, mediaType } from './stream.js'
 
 export interface CallEvents {
   onFrame: (frame: Frame, meta: FrameMeta) => void
+  onStream: (event: StreamEvent) => void
   /** The answer to another request came on the stream of this one. */
   onForeignAnswer: (id: unknown) => void
   /** The server no longer knows this session. */
   onSessionLost: (session: string) => void
 }
 
+const STREAM_FIRST: Record<string, string> = { accept: 'text/event-stream, application/json' }
 const RESUME_TRIES = 3
 /** A server that answers as JSON sends no head until it is done: so long it has to take the request in. */
 const OVERTAKE_MS = 100
@@ -32,6 +35,7 @@ export class Call {
   readonly modern: string | undefined
   readonly #channel: Channel
   readonly #frame: Frame
+  readonly #came: FrameMeta['headers']
   readonly #events: CallEvents
   /** The session it is sent in. */
   readonly #session: string | undefined
@@ -43,9 +47,11 @@ export class Call {
   #forgotten = false
   #mirroredAgain = false
 
-  constructor(channel: Channel, frame: Frame, head: Head, events: CallEvents) {
+  /** `came`: the headers that it came to the proxy with, if it came over HTTP. */
+  constructor(channel: Channel, frame: Frame, head: Head, came: FrameMeta['headers'], events: CallEvents) {
     this.#channel = channel
     this.#frame = frame
+    this.#came = came
     this.#events = events
     this.head = head
     this.modern = modernVersion(frame, head)
@@ -108,10 +114,12 @@ export class Call {
   async #post(): Promise<Exchange> {
     const channel = this.#channel
     const { signal } = this.#controller
-    if (this.modern === undefined) return channel.post(this.#frame, channel.headers(), signal)
-    const headers = metadataHeaders(this.#frame, this.head, this.modern)
+    const accept = prefersStream(this.#came) ? STREAM_FIRST : undefined
+    if (this.modern === undefined) return channel.post(this.#frame, { ...accept, ...channel.headers() }, signal)
+    const headers = { ...accept, ...paramHeaders(this.#came), ...metadataHeaders(this.#frame, this.head, this.modern) }
     if (this.head.method === 'tools/call' && this.head.name !== undefined) {
       const declared = await channel.endpoint.tools.of(this.head.name, this.#ask(this.modern))
+      for (const { name } of declared) delete headers[`mcp-param-${name.toLowerCase()}`]
       Object.assign(headers, argumentHeaders(this.#frame, this.head, declared))
     }
     return channel.post(this.#frame, headers, signal)
@@ -160,6 +168,8 @@ export class Call {
   }
 
   async #stream(response: HttpResponse): Promise<void> {
+    const relatedRequestId = this.head.id as RequestId
+    this.#events.onStream({ relatedRequestId, type: 'open', headers: response.headers })
     let tooLarge = false
     const read = (from: HttpResponse) =>
       this.#channel.events(from, {
@@ -177,6 +187,7 @@ export class Call {
     const done = () => this.#answered || this.#forgotten || tooLarge
     const end = await read(response)
     if (!done() && this.modern === undefined && end.lastEventId !== '') {
+      this.#events.onStream({ relatedRequestId, type: 'detach', retry: end.retry })
       const { signal } = this.#controller
       const open = (lastEventId: string) => this.#channel.get(lastEventId, signal)
       await follow({ open, read, broken: end, tries: RESUME_TRIES, done, signal })

@@ -1,7 +1,7 @@
 import { proxyError, RpcError } from '../error.js'
 import { errorFrame } from '../message.js'
 import { scan } from '../scan.js'
-import type { Frame, FrameMeta, Wire } from '../wire.js'
+import type { Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
 import { HttpUpstream } from './http.js'
 import { SseUpstream } from './sse.js'
@@ -27,6 +27,7 @@ class DetectingUpstream implements Wire {
   onframe?: (frame: Frame, meta?: FrameMeta) => void
   onclose?: (reason?: Error) => void
   onerror?: (error: Error) => void
+  onstream?: (event: StreamEvent) => void
 
   readonly #endpoint: Endpoint
   readonly #shared: boolean
@@ -85,6 +86,7 @@ class DetectingUpstream implements Wire {
     wire.onframe = (frame, meta) => this.#frame(frame, meta)
     wire.onclose = (reason) => this.onclose?.(reason)
     wire.onerror = (error) => this.onerror?.(error)
+    wire.onstream = (event) => this.onstream?.(event)
   }
 
   #frame(frame: Frame, meta?: FrameMeta): void {

@@ -1,7 +1,7 @@
 import { proxyError } from '../error.js'
 import { LONGEST_TIMER } from '../rest.js'
+import { ToolHeaders } from '../tools.js'
 import { discard, type Exchange, HttpClient, type HttpRequest, type HttpResponse } from './request.js'
-import { ToolHeaders } from './tools.js'
 
 /** What a server said when it asked for credentials (HTTP 401). */
 export interface AuthInfo {

@@ -1,12 +1,12 @@
 import { inPhase, proxyError, RpcError, reasons } from '../error.js'
 import { paramsMember, tokenValue } from '../message.js'
+import { isModernRevision, modernVersion } from '../mirror.js'
 import { type Head, scan } from '../scan.js'
-import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
+import { type Frame, FrameError, type FrameMeta, type StreamEvent, type Wire } from '../wire.js'
 import { accepted, headOf, messagesOf } from './answer.js'
 import { Call } from './call.js'
 import { Channel } from './channel.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
-import { modernVersion } from './headers.js'
 import { patiently } from './patience.js'
 import type { HttpResponse } from './request.js'
 import { follow } from './stream.js'
@@ -21,6 +21,7 @@ export class HttpUpstream implements Wire {
   onframe?: (frame: Frame, meta?: FrameMeta) => void
   onclose?: (reason?: Error) => void
   onerror?: (error: Error) => void
+  onstream?: (event: StreamEvent) => void
 
   readonly #channel: Channel
   readonly #shared: boolean
@@ -37,11 +38,11 @@ export class HttpUpstream implements Wire {
 
   start(): void {}
 
-  async send(frame: Frame): Promise<void> {
+  async send(frame: Frame, meta: FrameMeta = {}): Promise<void> {
     if (this.#channel.closed) throw this.#lost ?? proxyError('shutting_down')
     const head = scan(frame)
     try {
-      await (head.kind === 'request' ? this.#request(frame, head) : this.#tellServer(frame, head))
+      await (head.kind === 'request' ? this.#request(frame, head, meta) : this.#tellServer(frame, head, meta))
     } catch (error) {
       if (error instanceof RpcError || !this.#channel.closed) throw error
       throw inPhase(this.#lost ?? proxyError('shutting_down'), 'sent')
@@ -61,14 +62,15 @@ export class HttpUpstream implements Wire {
     this.#channel.gate.resume()
   }
 
-  async #request(frame: Frame, head: Head): Promise<void> {
+  async #request(frame: Frame, head: Head, { headers }: FrameMeta): Promise<void> {
     if (head.method === 'initialize' && modernVersion(frame, head) === undefined) {
       // A session begins without the id of another (2025-11-25 basic/transports, "Session Management" 4).
       this.#channel.session = undefined
       this.#channel.version = undefined
     }
-    const call = new Call(this.#channel, frame, head, {
+    const call = new Call(this.#channel, frame, head, headers, {
       onFrame: (answer, meta) => this.onframe?.(answer, meta),
+      onStream: (event) => this.onstream?.(event),
       onForeignAnswer: (id) => this.#callOf(id)?.answer(),
       onSessionLost: (session) => this.#sessionLost(session),
     })
@@ -83,15 +85,21 @@ export class HttpUpstream implements Wire {
   }
 
   /** Sends what has no answer: resolves when the server has taken it. */
-  async #tellServer(frame: Frame, head: Head): Promise<void> {
+  async #tellServer(frame: Frame, head: Head, { headers: came }: FrameMeta): Promise<void> {
     if (head.method === 'notifications/cancelled' && (await this.#cancelled(frame, head))) return
-    const version = modernVersion(frame, head)
+    const version = modernVersion(frame, head) ?? this.#modernHeader(came)
     const headers = version === undefined ? this.#channel.headers() : { 'mcp-protocol-version': version }
     const { response } = this.#channel.post(frame, headers)
     await patiently(this.#taken(response, headers['mcp-session-id']), (error) => {
       if (!this.#channel.closed) this.onerror?.(error)
     })
     if (head.method === 'notifications/initialized' && version === undefined) this.#listen()
+  }
+
+  /** The revision that a notification without `_meta` came under: 2026-07-28 leaves open whether one has it. */
+  #modernHeader(came: FrameMeta['headers']): string | undefined {
+    const version = this.#channel.version === undefined ? came?.['mcp-protocol-version'] : undefined
+    return isModernRevision(version) ? version : undefined
   }
 
   /** Whether there is nothing left to send. */

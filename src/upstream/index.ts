@@ -1,7 +1,8 @@
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import type { Session } from '../session.js'
-import type { Wire } from '../wire.js'
+import type { CloseOptions, Wire } from '../wire.js'
 import type { Endpoint, HttpUpstreamOptions } from './endpoint.js'
+import type { Pool } from './pool.js'
 import { type StdioOptions, StdioUpstream } from './stdio.js'
 
 /** Options of an upstream that is reached by URL. */
@@ -37,14 +38,45 @@ export function http(url: string | URL, options?: UrlOptions): UrlUpstream {
   return { ...options, url, type: 'http' }
 }
 
+/** An upstream that sessions can be joined to. */
+export interface OpenUpstream {
+  open: UpstreamFactory
+  /** Ends what outlives its sessions. Call it again with `urgent` to hurry. */
+  close(options?: CloseOptions): Promise<void>
+}
+
+export interface OpenOptions {
+  /** Milliseconds that a child may be without a session (modern sessions share one). @default 1800000 (30 min) */
+  idleTimeout?: number
+  /** How many children modern sessions may have. @default 10000 */
+  maxSessions?: number
+}
+
 /**
  * Checks an upstream and says how to open it. A transport is loaded when it is first used. The wires to one URL share
  * its connections, renewed credentials and what is known of its tools; connections that nobody uses close by themselves
  * and keep no process alive.
  */
-export function openUpstream(upstream: Upstream): UpstreamFactory {
-  if (typeof upstream === 'function') return upstream
-  if (isCommand(upstream)) return () => new StdioUpstream(upstream)
+export function openUpstream(upstream: Upstream, options: OpenOptions = {}): OpenUpstream {
+  if (isCommand(upstream)) return openCommand(upstream, options)
+  return { open: typeof upstream === 'function' ? upstream : openUrl(upstream), close: async () => {} }
+}
+
+/** A child for each session; sessions that come as modern ones are whole in one request each, and share. */
+function openCommand(upstream: CommandUpstream, { idleTimeout = 1_800_000, maxSessions = 10_000 }: OpenOptions) {
+  const make = () => new StdioUpstream(upstream)
+  let made: Promise<Pool> | undefined
+  const pool = () => {
+    made ??= import('./pool.js').then(({ Pool }) => new Pool({ make, idleTimeout, max: maxSessions }))
+    return made
+  }
+  return {
+    open: async ({ era, principal }: Session) => (era === 'modern' ? (await pool()).tap(principal) : make()),
+    close: async (options?: CloseOptions) => (await made)?.close(options),
+  }
+}
+
+function openUrl(upstream: UrlUpstream): UpstreamFactory {
   if (!isUrl(upstream)) {
     throw new TypeError(
       `listen(): expected { command }, { url } or a function that makes a transport, got ${show(upstream)}`,

@@ -18,7 +18,7 @@ describe('the sessions with one URL', () => {
     })
     const auth = vi.fn(() => ({ authorization: 'Bearer x' }))
     const upstream: UrlUpstream = { url: server.url, auth, ...(type && { type }) }
-    const open = openUpstream(upstream)
+    const { open } = openUpstream(upstream)
     for (const id of [1, 2, 3]) {
       const wire = (await open({} as Session)) as Wire
       const { until } = listenTo(wire)
@@ -37,7 +37,7 @@ describe('the sessions with one URL', () => {
     const index = new URL('../../src/upstream/index.ts', import.meta.url)
     const program = `
       import { openUpstream } from ${JSON.stringify(index.href)}
-      const wire = await openUpstream({ url: ${JSON.stringify(server.url.href)}, type: 'http' })({})
+      const wire = await openUpstream({ url: ${JSON.stringify(server.url.href)}, type: 'http' }).open({})
       wire.onframe = async () => {
         await wire.close()
         console.log('closed')

@@ -3,9 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib'
 import { describe, expect, it, vi } from 'vitest'
 import { proxyError } from '../../src/error.js'
+import { ToolHeaders } from '../../src/tools.js'
 import { Endpoint, type HttpUpstreamOptions } from '../../src/upstream/endpoint.js'
 import { HttpUpstream } from '../../src/upstream/http.js'
-import { ToolHeaders } from '../../src/upstream/tools.js'
 import { closing, serve } from '../fixtures/closing.js'
 import {
   event,

@@ -1,14 +1,8 @@
 import { describe, expect, it } from 'vitest'
-import { scan } from '../../src/scan.js'
-import {
-  argumentHeaders,
-  declaredHeaders,
-  encodeValue,
-  metadataHeaders,
-  modernVersion,
-} from '../../src/upstream/headers.js'
-import { ToolHeaders } from '../../src/upstream/tools.js'
-import { modern, request } from '../fixtures/http-server.js'
+import { argumentHeaders, declaredHeaders, encodeValue, metadataHeaders, modernVersion } from '../src/mirror.js'
+import { scan } from '../src/scan.js'
+import { ToolHeaders } from '../src/tools.js'
+import { modern, request } from './fixtures/http-server.js'
 
 describe('encodeValue', () => {
   it.each([

@@ -1,5 +1,5 @@
-import type { Frame } from '../wire.js'
-import { declaredHeaders, type ParamHeader } from './headers.js'
+import { declaredHeaders, type ParamHeader } from './mirror.js'
+import type { Frame } from './wire.js'
 
 /** Sends a tools/list for the page behind `cursor` and resolves with its response. */
 export type AskTools = (cursor: string | undefined) => Promise<Frame>

@@ -1,0 +1,273 @@
+import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
+import { proxyError, RpcError, reasons } from '../error.js'
+import { asBuffer, type Edit, type Member, member, members, OPEN_OBJECT, splice } from '../json.js'
+import { errorFrame, notificationFrame, paramsMember, tokenValue } from '../message.js'
+import { type Head, peek, type Refusal, scan } from '../scan.js'
+import { type CloseOptions, type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
+import { messagesOf } from './answer.js'
+
+const SUBSCRIPTION_ID = 'io.modelcontextprotocol/subscriptionId'
+const LOG_LEVEL = 'io.modelcontextprotocol/logLevel'
+/** Bytes that wait for a session that does not read, before it is given up so that it cannot stop the others. */
+const MAX_HELD = 16 << 20
+
+/** A request of one session, on the wire under an id that no other has. */
+interface Pending {
+  readonly tap: Tap
+  readonly id: RequestId
+  readonly idText: string
+  /** The progress token's own text, where it has one. */
+  readonly tokenText: string | undefined
+  readonly wantsLogs: boolean
+}
+
+/**
+ * One wire for many short sessions (2026-07-28, whose requests are whole in themselves). On it every request has an id
+ * and a progress token of our own; what comes back goes to the one session that it belongs to, under the names that
+ * this one knows. What nobody can be told to own goes to nobody.
+ */
+export class SharedUpstream {
+  readonly #wire: Wire
+  readonly #pending = new Map<number, Pending>()
+  readonly #taps = new Set<Tap>()
+  readonly #onEnd: () => void
+  readonly #onIdle: (idle: boolean) => void
+  #started: Promise<void> | undefined
+  #serial = 0
+  #ended: RpcError | undefined
+
+  /** `onIdle` is told when the last session has left, and when one has come again. */
+  constructor(wire: Wire, onEnd: () => void, onIdle: (idle: boolean) => void) {
+    this.#wire = wire
+    this.#onEnd = onEnd
+    this.#onIdle = onIdle
+    wire.onframe = (frame) => {
+      for (const one of messagesOf(frame)) this.#receive(one)
+    }
+    wire.onerror = (error) => this.#faulty(error)
+    wire.onclose = (reason) => {
+      this.#ended =
+        reason instanceof RpcError ? reason : proxyError('upstream_exited', { phase: 'sent', cause: reason })
+      onEnd()
+      for (const tap of [...this.#taps]) tap.end(this.#ended)
+      this.#pending.clear()
+    }
+  }
+
+  /** A wire for one session. */
+  tap(): Wire {
+    const tap = new Tap(this)
+    this.#taps.add(tap)
+    if (this.#taps.size === 1) this.#onIdle(false)
+    return tap
+  }
+
+  /** @internal */
+  start(): Promise<void> {
+    this.#started ??= (async () => this.#wire.start())().catch((error: unknown) => {
+      this.#onEnd()
+      throw error
+    })
+    return this.#started
+  }
+
+  close(options?: CloseOptions): Promise<void> {
+    return this.#wire.close(options)
+  }
+
+  /** @internal */
+  async send(tap: Tap, frame: Frame): Promise<void> {
+    if (this.#ended) throw this.#ended
+    const head = scan(frame)
+    if (head.kind === 'request') return this.#request(tap, frame, head)
+    if (head.method === 'notifications/cancelled') return this.#cancel(tap, frame, head)
+    if (head.kind === 'notification') return this.#wire.send(frame)
+    // An answer: nobody has asked.
+  }
+
+  /** @internal Its requests are taken back. */
+  leave(tap: Tap): void {
+    if (!this.#taps.delete(tap)) return
+    for (const [wireId, { tap: owner }] of this.#pending) if (owner === tap) this.#take(wireId)
+    if (this.#taps.size === 0) this.#onIdle(true)
+  }
+
+  async #request(tap: Tap, frame: Frame, head: Head): Promise<void> {
+    this.#serial += 1
+    const wireId = this.#serial
+    const text = String(wireId)
+    const meta = frame[head.metaStart] === OPEN_OBJECT ? members(frame, head.metaStart) : []
+    // A parser that takes the first of several must not see one that is not ours either.
+    const tokens = meta.filter(({ key }) => key === 'progressToken')
+    const edits: Edit[] = [{ start: head.idStart, end: head.idEnd, text }]
+    for (const token of tokens) edits.push({ ...token, text })
+    const token = tokens.at(-1)
+    this.#pending.set(wireId, {
+      tap,
+      id: head.id as RequestId,
+      idText: head.idText as string,
+      tokenText: token && textOf(frame, token),
+      wantsLogs: meta.some(({ key }) => key === LOG_LEVEL),
+    })
+    try {
+      await this.#wire.send(splice(frame, edits))
+    } catch (error) {
+      this.#pending.delete(wireId)
+      throw error
+    }
+  }
+
+  /** Of a request that is answered already there is nothing to take back. */
+  async #cancel(tap: Tap, frame: Frame, head: Head): Promise<void> {
+    const span = paramsMember(frame, head, 'requestId')
+    const id = span && tokenValue(frame, span)
+    for (const [wireId, pending] of this.#pending) {
+      if (pending.tap !== tap || pending.id !== id || !span) continue
+      this.#pending.delete(wireId)
+      return this.#wire.send(splice(frame, [{ ...span, text: String(wireId) }]))
+    }
+  }
+
+  #take(wireId: number): void {
+    this.#pending.delete(wireId)
+    const cancel = notificationFrame('notifications/cancelled', { requestId: wireId })
+    void (async () => this.#wire.send(cancel))().catch(() => {})
+  }
+
+  #receive(frame: Frame): void {
+    let head: Head
+    try {
+      head = scan(frame)
+    } catch (error) {
+      this.#unreadable(error as Refusal)
+      return
+    }
+    if (head.kind === 'response') this.#answer(frame, head)
+    else if (head.kind === 'notification') this.#notification(frame, head)
+    else {
+      const refusal = errorFrame(head.idText, proxyError('client_unreachable').toJSON())
+      void (async () => this.#wire.send(refusal))().catch(() => {})
+    }
+  }
+
+  #answer(frame: Frame, head: Head): void {
+    const wireId = Number(head.id)
+    const pending = this.#pending.get(wireId)
+    if (!pending) return
+    this.#pending.delete(wireId)
+    const edits: Edit[] = [{ start: head.idStart, end: head.idEnd, text: pending.idText }]
+    const meta = member(frame, head.resultStart, '_meta')
+    const subscription = meta && member(frame, meta.start, SUBSCRIPTION_ID)
+    if (subscription) edits.push({ ...subscription, text: pending.idText })
+    pending.tap.deliver(splice(frame, edits), { relatedRequestId: pending.id })
+  }
+
+  #notification(frame: Frame, head: Head): void {
+    const found = this.#ownerOf(frame, head)
+    if (!found) return
+    const { pending, span, text } = found
+    const restored = span && text !== undefined ? splice(frame, [{ ...span, text }]) : frame
+    pending.tap.deliver(restored, { relatedRequestId: pending.id })
+  }
+
+  /** Whose request a notification speaks of, and where it names it by our name instead of its own. */
+  #ownerOf(frame: Frame, head: Head): { pending: Pending; span?: Member; text?: string } | undefined {
+    const owner = (span: Member | undefined, text: 'idText' | 'tokenText') => {
+      const pending = span && this.#pending.get(Number(tokenValue(frame, span)))
+      return pending && { pending, span, text: pending[text] }
+    }
+    const subscription = member(frame, head.metaStart, SUBSCRIPTION_ID)
+    if (subscription) return owner(subscription, 'idText')
+    const param = (key: string) => member(frame, head.paramsStart, key)
+    if (head.method === 'notifications/progress') return owner(param('progressToken'), 'tokenText')
+    if (head.method === 'notifications/cancelled') return owner(param('requestId'), 'idText')
+    if (head.method !== 'notifications/message') return undefined
+    // Nothing ties a log to its request (2026-07-28 schema): it has an owner where only one asked for logs.
+    const asking = [...this.#pending.values()].filter(({ wantsLogs }) => wantsLogs)
+    return asking.length === 1 ? { pending: asking[0] as Pending } : undefined
+  }
+
+  #unreadable({ id, kind, message }: Refusal): void {
+    const pending = kind === 'response' || kind === undefined ? this.#pending.get(Number(id)) : undefined
+    if (!pending) return
+    this.#pending.delete(Number(id))
+    const error = proxyError('upstream_bad_response', { phase: 'sent', detail: message })
+    pending.tap.deliver(errorFrame(pending.idText, error.toJSON()), { relatedRequestId: pending.id })
+  }
+
+  #faulty(error: Error): void {
+    const { id } = error instanceof FrameError && error.head ? peek(error.head) : {}
+    const pending = this.#pending.get(Number(id))
+    if (!(error instanceof FrameError)) this.#taps.values().next().value?.onerror?.(error)
+    else if (!pending) for (const tap of this.#taps) tap.onerror?.(new FrameError(error.code, error.message))
+    else {
+      this.#pending.delete(Number(id))
+      const reason = error.code === reasons.too_large.code ? 'too_large' : 'upstream_bad_response'
+      const told = proxyError(reason, { phase: 'sent', detail: error.message })
+      pending.tap.deliver(errorFrame(pending.idText, told.toJSON()), { relatedRequestId: pending.id })
+    }
+  }
+}
+
+/** The part of a shared upstream that one session sees. */
+class Tap implements Wire {
+  onframe?: Wire['onframe']
+  onclose?: Wire['onclose']
+  onerror?: Wire['onerror']
+  readonly #shared: SharedUpstream
+  readonly #held: { frame: Frame; meta: FrameMeta }[] = []
+  #heldBytes = 0
+  #paused = false
+  #over = false
+
+  constructor(shared: SharedUpstream) {
+    this.#shared = shared
+  }
+
+  start(): Promise<void> {
+    return this.#shared.start()
+  }
+
+  send(frame: Frame): Promise<void> {
+    return this.#shared.send(this, frame)
+  }
+
+  async close(): Promise<void> {
+    this.end()
+  }
+
+  pause(): void {
+    this.#paused = true
+  }
+
+  resume(): void {
+    this.#paused = false
+    while (!this.#paused && this.#held.length > 0) {
+      const { frame, meta } = this.#held.shift()!
+      this.#heldBytes -= frame.length
+      this.onframe?.(frame, meta)
+    }
+  }
+
+  /** The source is everybody's: for one that does not read it is not stopped. */
+  deliver(frame: Frame, meta: FrameMeta): void {
+    if (!this.#paused && this.#held.length === 0) {
+      this.onframe?.(frame, meta)
+      return
+    }
+    this.#held.push({ frame, meta })
+    this.#heldBytes += frame.length
+    if (this.#heldBytes > MAX_HELD) this.end(proxyError('overloaded', { phase: 'sent', detail: 'it does not read' }))
+  }
+
+  end(reason?: Error): void {
+    if (this.#over) return
+    this.#over = true
+    this.#shared.leave(this)
+    this.onclose?.(reason)
+  }
+}
+
+function textOf(frame: Frame, { start, end }: Member): string {
+  return asBuffer(frame).toString('utf8', start, end)
+}
