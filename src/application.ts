@@ -3,13 +3,25 @@ import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import { Bridge } from './bridge.js'
 import { Stack } from './compose.js'
 import type { Context, Middleware } from './context.js'
-import type { Definition } from './define.js'
-import { type Listener, type Listening, stdioListener } from './listener/index.js'
+import { deferred } from './deferred.js'
+import type { Admission, Definition } from './define.js'
+import {
+  type Accept,
+  type AcceptOptions,
+  type HandlerOptions,
+  type Health,
+  type HttpOptions,
+  type Listener,
+  type Listening,
+  type RequestHandler,
+  type Served,
+  stdioListener,
+} from './listener/index.js'
 import { printable } from './log.js'
 import type { Passage } from './passage.js'
-import type { Session } from './session.js'
+import type { Ending, Session } from './session.js'
 import { nameOf, openUpstream, type Upstream } from './upstream/index.js'
-import { fromTransport, isWire, type Wire } from './wire.js'
+import { type CloseOptions, fromTransport, isWire, type Wire } from './wire.js'
 
 export interface ApplicationEvents {
   /** It serves. */
@@ -104,7 +116,7 @@ export class Application<State extends object = object> extends EventEmitter<App
   #join(
     client: Wire,
     open: (session: Session) => Wire | Promise<Wire>,
-    options: ConnectOptions & { upstream: string },
+    options: AcceptOptions & { upstream: string },
   ): Bridge {
     const bridge = new Bridge({
       ...options,
@@ -123,30 +135,114 @@ export class Application<State extends object = object> extends EventEmitter<App
   }
 
   /**
-   * Serves: each client that the listener accepts is joined to an upstream of its own. Resolves when it serves.
-   * Without a listener the one client is whoever started this process, on its stdin and stdout; then the
-   * application closes when that client leaves, or the upstream ends.
+   * Serves. With a `port`: clients over HTTP, each of which gets an upstream connection (a child) of its own;
+   * stateless ones (2026-07-28) share. Without: the one client is whoever started this process, on its stdin and
+   * stdout; then the application closes when that client leaves, or the upstream ends. Resolves when it serves.
    *
-   * @throws (rejects) `TypeError` where the upstream cannot be understood; what a middleware's `start` throws.
+   * @throws (rejects) `TypeError` where the upstream or an option cannot be understood, or for an address that others can
+   * reach and nobody authenticates at; what a middleware's `start` throws, or Node, where the port cannot be had.
    */
-  async listen(upstream: Upstream, listener: Listener = stdioListener()): Promise<Listening> {
-    const open = openUpstream(upstream)
+  async listen(upstream: Upstream, listener: Listener | HttpOptions = stdioListener()): Promise<Listening> {
+    if (typeof listener === 'function') return this.#serve(upstream, {}, listener)
+    const { listenHttp } = await import('./listener/http.js')
+    return this.#serve(upstream, listener, (accept, served) => listenHttp(listener, accept, served))
+  }
+
+  /**
+   * The same as a request handler for a Node server, Express, Fastify, Koa or Hono's Node adapter. `app.close()` ends it.
+   * What starts with it (`define({ start })`) does so at once; where that fails, requests get a 503 and `'error'` is told.
+   *
+   * @throws `TypeError` where the upstream cannot be understood.
+   */
+  handler(upstream: Upstream, options: HandlerOptions = {}): RequestHandler {
+    nameOf(upstream)
+    const listener = async (accept: Accept, served: Served) => {
+      const { Face } = await import('./listener/face.js')
+      const face = new Face(accept, served, options)
+      const over = deferred<Ending>()
+      const close = async (how?: CloseOptions) => {
+        await face.close(how)
+        over.resolve({ served: true })
+      }
+      return { closed: over.promise, close, handle: face.handle }
+    }
+    const ready = this.#serve(upstream, options, listener)
+    ready.catch((error: Error) => this.#report(error))
+    return (request, response, next) => {
+      ready.then(
+        ({ handle }) => handle(request, response, next),
+        () => response.writeHead(503).end(),
+      )
+    }
+  }
+
+  async #serve<It extends Listening>(
+    upstream: Upstream,
+    options: HandlerOptions,
+    listener: (accept: Accept, served: Served) => It | Promise<It>,
+  ): Promise<It> {
+    const { open, close } = openUpstream(upstream, options)
+    const name = nameOf(upstream)
     this.#serves = true
     await this.#start(this.#stack)
-    const listening = await listener((client, options = {}) => {
-      const bridge = this.#join(client, async (session) => toWire(await open(session)), {
-        ...options,
-        upstream: nameOf(upstream),
+    const joined = new Set<Bridge>()
+    let state: Health['upstream']['state'] = 'unknown'
+    const accept: Accept = (client, more = {}) => {
+      const options = { ...more, upstream: name }
+      const bridge = this.#join(client, async (session) => toWire(await open(session)), options)
+      joined.add(bridge)
+      void bridge.closed.then(({ served, reason }) => {
+        joined.delete(bridge)
+        if (served || reason) state = served ? 'up' : 'down'
       })
       return { session: bridge.session, closed: bridge.closed, close: (how) => bridge.close(how) }
-    })
-    this.#listening.add(listening)
-    void listening.closed.then(({ reason }) => {
-      this.#listening.delete(listening)
+    }
+    const since = performance.now()
+    const health = (): Health => {
+      const { sessions, pending } = this.stats()
+      if ([...joined].some((it) => it.isServed)) state = 'up'
+      const uptime = Math.floor((performance.now() - since) / 1_000)
+      return { status: 'ok', uptime, sessions, pending, upstream: { name, state } }
+    }
+    const listening = await listener(accept, this.#served(health))
+    const whole: It = {
+      ...listening,
+      closed: listening.closed.then(async (ending) => {
+        await close()
+        return ending
+      }),
+      close: async (how) => {
+        await listening.close(how)
+        await close(how)
+      },
+    }
+    this.#listening.add(whole)
+    void whole.closed.then(({ reason }) => {
+      this.#listening.delete(whole)
       if (this.#listening.size === 0) void this.#finish(reason)
     })
     this.emit('start')
-    return listening
+    return whole
+  }
+
+  #served(health: () => Health): Served {
+    const admitting = () => definitionsOf<this>(this.#stack).flatMap(({ admit }) => (admit ? [admit] : []))
+    return {
+      get authenticates() {
+        return admitting().length > 0
+      },
+      async admit(request) {
+        let admission: Admission | undefined
+        for (const admit of admitting()) {
+          const said = await admit(request)
+          if (said && 'status' in said) return said
+          admission ??= said
+        }
+        return admission
+      },
+      health,
+      report: (error) => this.#report(error),
+    }
   }
 
   async #start(stack: Stack<Passage>): Promise<void> {

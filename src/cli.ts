@@ -1,9 +1,20 @@
 #!/usr/bin/env node
 import { createRequire } from 'node:module'
 import { Command, CommanderError, Option } from 'commander'
+import type { HttpOptions } from './listener/index.js'
 import { FAILURE, type Level, levels, messageOf, say, serve, USAGE } from './serve.js'
 import type { Upstream } from './upstream/index.js'
-import { parseHeader, parseHeaders, parseSeconds, parseUrl, parseVariable, secretsOf, UsageError } from './values.js'
+import {
+  parseCount,
+  parseHeader,
+  parseHeaders,
+  parseListen,
+  parseSeconds,
+  parseUrl,
+  parseVariable,
+  secretsOf,
+  UsageError,
+} from './values.js'
 
 /** How long what a middleware left running may hold the process once all is closed, in milliseconds. */
 const LINGER = 1_000
@@ -17,6 +28,15 @@ const { version } = createRequire(import.meta.url)('../package.json') as { versi
 interface CommonOptions {
   use?: string[]
   logLevel: Level
+  listen?: string
+  path?: string
+  allowOrigin?: string[]
+  allowHost?: string[]
+  maxSessions?: string
+  idleTimeout?: string
+  token?: string
+  tokenEnv?: string
+  allowUnauthenticated?: boolean
 }
 
 interface UrlOptions extends CommonOptions {
@@ -32,6 +52,41 @@ interface StdioOptions extends CommonOptions {
   cwd?: string
 }
 
+/** What only makes sense with `--listen`, as commander names it. */
+const ofListener = [
+  ...(['path', 'allowOrigin', 'allowHost', 'maxSessions', 'idleTimeout', 'token', 'tokenEnv'] as const),
+  'allowUnauthenticated',
+] as const
+
+function httpOf(options: CommonOptions): HttpOptions | undefined {
+  const { listen, path, allowOrigin, allowHost, maxSessions, idleTimeout, allowUnauthenticated } = options
+  if (listen === undefined) {
+    const [lost] = ofListener.filter((name) => options[name] !== undefined)
+    if (lost === undefined) return undefined
+    throw new UsageError(
+      `--${lost.replace(/[A-Z]/g, (it) => `-${it.toLowerCase()}`)}: expected --listen with it, got none`,
+    )
+  }
+  return {
+    ...parseListen(listen),
+    path,
+    allowUnauthenticated,
+    token: tokenOf(options),
+    allowOrigins: allowOrigin,
+    allowHosts: allowHost,
+    maxSessions: maxSessions === undefined ? undefined : parseCount('--max-sessions', maxSessions),
+    idleTimeout: idleTimeout === undefined ? undefined : parseSeconds('--idle-timeout', idleTimeout),
+  }
+}
+
+function tokenOf({ token, tokenEnv }: CommonOptions): string | undefined {
+  if (token !== undefined && tokenEnv !== undefined) throw new UsageError('expected --token or --token-env, got both')
+  if (tokenEnv === undefined) return token
+  const value = process.env[tokenEnv]
+  if (value) return value
+  throw new UsageError(`--token-env: expected a variable with a token in it, ${tokenEnv} is not set`)
+}
+
 async function serveUrl(options: UrlOptions, type?: 'http' | 'sse'): Promise<void> {
   if (options.url === undefined) throw new UsageError('expected --url URL, got none')
   const headers = Object.fromEntries([
@@ -42,7 +97,8 @@ async function serveUrl(options: UrlOptions, type?: 'http' | 'sse'): Promise<voi
   const timeout = parseSeconds('--timeout', options.timeout)
   const sseReadTimeout = parseSeconds('--sse-read-timeout', options.sseReadTimeout, { zero: true })
   const upstream: Upstream = { url, type, headers, timeout, sseReadTimeout }
-  return serve(upstream, { ...options, secrets: secretsOf(headers, url) })
+  const http = httpOf(options)
+  return serve(upstream, { ...options, http, secrets: secretsOf(headers, url, http?.token) })
 }
 
 /** An option that may be given several times. */
@@ -57,6 +113,15 @@ function common(command: Command): Command {
   return command
     .addOption(several('--use <module>', 'middleware, in order: MODULE[#EXPORT][=JSON]'))
     .addOption(new Option('--log-level <level>', 'what goes to stderr').choices(levels).default('warn'))
+    .option('--listen <address>', 'serve clients over HTTP at [HOST:]PORT, not the one on stdin and stdout')
+    .option('--path <path>', 'where Streamable HTTP is served (default: "/mcp"); also /sse, /messages, /healthz')
+    .addOption(several('--allow-origin <origin>', 'a web page of this origin may use the proxy'))
+    .addOption(several('--allow-host <host>', 'what Host may say beside localhost, 127.0.0.1 and [::1]'))
+    .option('--max-sessions <count>', 'sessions at once (default: "10000")')
+    .option('--idle-timeout <seconds>', 'for sessions without a connection (default: "1800")')
+    .option('--token <token>', 'what clients must send as Authorization: Bearer')
+    .option('--token-env <name>', 'the environment variable that holds the token')
+    .option('--allow-unauthenticated', 'let any client in, also where other machines can reach the address')
     .helpOption('-h, --help', 'show this help')
     .allowExcessArguments(false)
 }
@@ -87,6 +152,8 @@ Examples:
   omproxy sse --url http://localhost:8080/sse --headers k=v,k2=v2 --timeout 5 --sse-read-timeout 300
   omproxy http --url https://mcp.example.com/mcp --use ./redact.js --use 'logger={"arguments":true}'
   omproxy --url https://mcp.example.com/mcp --log-level debug
+  omproxy stdio --listen 3000 --use logger -- npx -y @modelcontextprotocol/server-everything
+  omproxy http --listen 0.0.0.0:3000 --token-env TOKEN --allow-host mcp.lan --url https://mcp.example.com/mcp
 
 Middleware: 'logger' is one of this package's, './redact.js' a file, 'pkg/audit#audit={"file":"a.jsonl"}' an
 export of a package's module, called with the options after '='. The first --use is next to the client.
@@ -97,8 +164,8 @@ function program(): Command {
   const root = new Command('omproxy')
     .usage(synopsis)
     .description(
-      'A proxy for the Model Context Protocol: speaks to the client on stdin and stdout, to the server on stdio, ' +
-        'SSE or Streamable HTTP, and runs your middleware on every message in between.',
+      'A proxy for the Model Context Protocol: speaks to the client on stdin and stdout, or with --listen to many over ' +
+        'HTTP, to the server on stdio, SSE or Streamable HTTP, and runs your middleware on every message in between.',
     )
     .version(version, '-V, --version', 'show the version')
     .helpOption('-h, --help', 'show this help')
@@ -114,8 +181,14 @@ function program(): Command {
     .option('--cwd <directory>', 'where to start the server')
     .passThroughOptions()
     .action(async (command: string, args: string[], options: StdioOptions) => {
-      const env = { ...process.env, ...Object.fromEntries((options.env ?? []).map(parseVariable)) }
-      await serve({ command, args, env, cwd: options.cwd }, options)
+      const http = httpOf(options)
+      const own = Object.fromEntries((options.env ?? []).map(parseVariable))
+      // Who started us to speak to one server set our environment for it. Behind a port it is ours alone.
+      const env = http ? own : { ...process.env, ...own }
+      await serve(
+        { command, args, env, cwd: options.cwd },
+        { ...options, http, secrets: secretsOf({}, undefined, http?.token) },
+      )
     })
   overUrl(root.command('sse'))
     .description('a server that speaks the HTTP+SSE transport of 2024-11-05')

@@ -25,7 +25,26 @@ export type {
 } from './context.js'
 export { type Admission, type AdmitRequest, type Definition, define, type Role } from './define.js'
 export { type Phase, type ProxyErrorData, type Reason, RpcError } from './error.js'
-export { type Accept, type Accepted, type Listener, type Listening, stdioListener } from './listener/index.js'
+export {
+  type Accept,
+  type Accepted,
+  type AcceptOptions,
+  type HandlerOptions,
+  type Health,
+  type HttpOptions,
+  type Listener,
+  type Listening,
+  type RequestHandler,
+  type Served,
+  stdioListener,
+} from './listener/index.js'
+export {
+  type EventStore,
+  MemoryEventStore,
+  type MemoryEventStoreOptions,
+  type Replay,
+  type StoredEvent,
+} from './listener/store.js'
 export { type Methods, onExchange, onNotification, onRequest, onResponse } from './match.js'
 export type { CallOptions, Ending, Session, Side } from './session.js'
 export {
@@ -38,4 +57,12 @@ export {
   type UrlOptions,
   type UrlUpstream,
 } from './upstream/index.js'
-export { type CloseOptions, type Frame, FrameError, type FrameMeta, fromTransport, type Wire } from './wire.js'
+export {
+  type CloseOptions,
+  type Frame,
+  FrameError,
+  type FrameMeta,
+  fromTransport,
+  type StreamEvent,
+  type Wire,
+} from './wire.js'

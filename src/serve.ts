@@ -1,9 +1,10 @@
 import { syncBuiltinESMExports } from 'node:module'
 import { type Application, createProxy } from './application.js'
 import type { Context } from './context.js'
-import { stdioListener } from './listener/index.js'
+import { type HttpOptions, type Listener, type Listening, stdioListener } from './listener/index.js'
 import { printable } from './log.js'
 import type { Upstream } from './upstream/index.js'
+import { UsageError } from './values.js'
 
 /** Exit codes of the command; 128 + the signal's number where one ended it. */
 export const OK = 0
@@ -21,6 +22,8 @@ export type Level = (typeof levels)[number]
 type Log = (at: Level, text: string) => void
 
 export interface ServeOptions {
+  /** Where clients come to. @default this process's stdin and stdout */
+  http?: HttpOptions
   /** Middleware, in order: `MODULE[#EXPORT][=JSON]`. @default none */
   use?: readonly string[]
   logLevel: Level
@@ -36,12 +39,13 @@ export function say(text: string, secrets: readonly string[] = []): void {
 }
 
 /**
- * Runs the proxy for the client on this process's stdin and stdout until it leaves or the upstream ends, and sets
- * `process.exitCode`. The process is the command's: its stdout, its signals and its uncaught errors are taken.
+ * Runs the proxy and sets `process.exitCode`: for the client on this process's stdin and stdout until it leaves or the
+ * upstream ends, or for those on a port until a signal comes. The process is the command's: its stdout, its signals and its uncaught errors are taken.
  *
- * @throws (rejects) `UsageError` where a middleware cannot be loaded; what a middleware's `start` throws.
+ * @throws (rejects) `UsageError` where a middleware cannot be loaded, or an address may not be opened to everybody; what
+ * a middleware's `start` throws, or Node, where a port cannot be had.
  */
-export async function serve(upstream: Upstream, { use = [], logLevel, secrets }: ServeOptions): Promise<void> {
+export async function serve(upstream: Upstream, { http, use = [], logLevel, secrets }: ServeOptions): Promise<void> {
   const log: Log = (at, text) => {
     if (levels.indexOf(at) <= levels.indexOf(logLevel)) say(text, secrets)
   }
@@ -58,8 +62,9 @@ export async function serve(upstream: Upstream, { use = [], logLevel, secrets }:
     const { loadMiddleware, parseReference } = await import('./load.js')
     for (const reference of use.map(parseReference)) app.use(...(await loadMiddleware(reference, process.cwd())))
   }
-  const listening = await app.listen(upstream, stdioListener({ stdout }))
-  const interrupted = handleSignals(app, log)
+  const listening = await listen(app, upstream, http ?? stdioListener({ stdout }))
+  if (listening.address !== undefined) log('warn', `listening on ${listening.address}`)
+  const interrupted = handleSignals(app, log, http === undefined)
   const { reason, served } = await listening.closed
   await app.close()
   const signal = interrupted()
@@ -68,6 +73,18 @@ export async function serve(upstream: Upstream, { use = [], logLevel, secrets }:
   else {
     log('error', [reason.message, causeOf(reason)].filter(Boolean).join(': '))
     process.exitCode = served ? FAILURE : UNAVAILABLE
+  }
+}
+
+async function listen(app: Application, upstream: Upstream, on: HttpOptions | Listener): Promise<Listening> {
+  try {
+    return await app.listen(upstream, on)
+  } catch (error) {
+    if (typeof on === 'function') throw error
+    const { code, message, syscall } = error as NodeJS.ErrnoException
+    if (error instanceof TypeError) throw new UsageError(`--listen: ${message}`)
+    if (syscall !== 'listen' && syscall !== 'getaddrinfo') throw error
+    throw new Error(`could not listen on ${on.host ?? '127.0.0.1'} port ${on.port}: ${code}`)
   }
 }
 
@@ -101,12 +118,12 @@ function handleErrors(app: Application, log: Log): void {
  * The first signal drains, or ends at once where the client has left already: whoever sends it then has lost
  * patience. The second one ends at once. Gives the number of the signal that came.
  */
-function handleSignals(app: Application, log: Log): () => number | undefined {
+function handleSignals(app: Application, log: Log, isStdio: boolean): () => number | undefined {
   const numbers = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
   let came: number | undefined
   for (const [name, number] of Object.entries(numbers)) {
     process.on(name, () => {
-      const urgent = came !== undefined || process.stdin.readableEnded
+      const urgent = came !== undefined || (isStdio && process.stdin.readableEnded)
       came ??= number
       log('info', `${name}: ${urgent ? 'closing now' : 'closing when the requests in flight are answered'}`)
       void app.close({ urgent })

@@ -86,6 +86,22 @@ export function parseVariable(text: string): [name: string, value: string] {
   return [text.slice(0, equals), text.slice(equals + 1)]
 }
 
+/** `PORT` or `HOST:PORT`; an IPv6 host stands in brackets. Port 0 takes a free one. */
+export function parseListen(text: string): { host?: string; port: number } {
+  const [, host, digits = ''] = /^(?:(\[[^\]]+\]|[^:[\]]+):)?(\d{1,5})$/.exec(text) ?? []
+  const port = Number(digits)
+  if (digits === '' || port > 65_535) {
+    throw new UsageError(`--listen: expected PORT or HOST:PORT, with a port from 0 to 65535, got "${text}"`)
+  }
+  return host === undefined ? { port } : { host: host.replace(/^\[|\]$/g, ''), port }
+}
+
+/** A whole number above 0. */
+export function parseCount(option: string, text: string): number {
+  if (/^[1-9]\d{0,8}$/.test(text)) return Number(text)
+  throw new UsageError(`${option}: expected a whole number above 0, got "${text}"`)
+}
+
 /** Some http: or https: URL. It may hold credentials: no error shows it. */
 export function parseUrl(text: string): URL {
   if (!URL.canParse(text)) throw new UsageError('--url: expected an http: or https: URL, got no URL')
@@ -97,11 +113,14 @@ export function parseUrl(text: string): URL {
 /** A shorter text is left alone: it would take words out of the log that have nothing to do with it. */
 const SECRET_LENGTH = 6
 
-/** What must not be told of headers and of a URL, longest first: whole values, the token after a scheme, credentials. */
-export function secretsOf(headers: Readonly<Record<string, string>>, url: URL): string[] {
+/** What must not be told, longest first: whole headers, the token after a scheme, a URL's credentials and query, ours. */
+export function secretsOf(headers: Readonly<Record<string, string>>, url?: URL, token = ''): string[] {
   const values = Object.values(headers)
-  const found = [...values, ...values.map((value) => value.replace(/^\S+\s+/, '')), ...url.searchParams.values()]
-  for (const credential of [url.username, url.password]) found.push(credential, querystring.unescape(credential))
+  const found = [token, ...values, ...values.map((value) => value.replace(/^\S+\s+/, ''))]
+  found.push(...(url?.searchParams.values() ?? []))
+  for (const credential of [url?.username, url?.password]) {
+    if (credential) found.push(credential, querystring.unescape(credential))
+  }
   const long = found.filter((secret) => secret.length >= SECRET_LENGTH)
   return [...new Set(long)].sort((a, b) => b.length - a.length)
 }

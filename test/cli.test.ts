@@ -115,10 +115,15 @@ describe('help and version', () => {
     }
   })
 
+  const common = [
+    ...['--use', '--log-level', '--listen', '--path', '--allow-origin', '--allow-host', '--max-sessions'],
+    ...['--idle-timeout', '--token', '--token-env', '--allow-unauthenticated'],
+  ]
+
   test.each([
-    ['stdio', ['--use', '--log-level', '--env', '--cwd']],
-    ['sse', ['--url', '--header', '--headers', '--timeout', '--sse-read-timeout', '--use', '--log-level']],
-    ['http', ['--url', '--header', '--headers', '--timeout', '--sse-read-timeout', '--use', '--log-level']],
+    ['stdio', [...common, '--env', '--cwd']],
+    ['sse', ['--url', '--header', '--headers', '--timeout', '--sse-read-timeout', ...common]],
+    ['http', ['--url', '--header', '--headers', '--timeout', '--sse-read-timeout', ...common]],
   ])('%s --help shows its options', async (command, options) => {
     const { code, stdout, stderr } = await outcome([command, '--help'])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })

@@ -9,6 +9,7 @@ it('open-mcp-proxy', () => {
     [
       "Application",
       "FrameError",
+      "MemoryEventStore",
       "RpcError",
       "createProxy",
       "define",

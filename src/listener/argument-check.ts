@@ -1,0 +1,49 @@
+import { resultFrame, tokenValue } from '../message.js'
+import { mismatch } from '../mirror.js'
+import type { Head } from '../scan.js'
+import type { Session } from '../session.js'
+import { type AskTools, ToolHeaders } from '../tools.js'
+import type { Frame, FrameMeta } from '../wire.js'
+
+/** Milliseconds for a page of tools/list. */
+const ASK_TIMEOUT = 5_000
+/** For how many principals schemas are remembered. */
+const MAX_PRINCIPALS = 1_000
+
+/**
+ * Holds the `Mcp-Param-*` of tool calls against their arguments (2026-07-28 streamable-http, "Server Behavior for Custom
+ * Headers"). Which arguments have one the schemas tell; so tools/list is asked for, down the whole line: what counts is
+ * what the client was shown.
+ */
+export class ArgumentCheck {
+  readonly #known = new Map<string | undefined, ToolHeaders>()
+
+  /** What is wrong; undefined where nothing is, or the schemas cannot be had. */
+  async problem(session: Session, came: FrameMeta['headers'], frame: Frame, head: Head): Promise<string | undefined> {
+    if (head.method !== 'tools/call' || head.name === undefined) return undefined
+    const tools = this.#of(session.principal)
+    const ask = asking(session, frame, head)
+    const held = async () => mismatch(came ?? {}, frame, head, await tools.of(head.name as string, ask))
+    if ((await held()) === undefined) return undefined
+    // The schema may have changed since it was learned.
+    await tools.refresh(ask)
+    return held()
+  }
+
+  #of(principal: string | undefined): ToolHeaders {
+    const known = this.#known.get(principal)
+    if (known) return known
+    if (this.#known.size >= MAX_PRINCIPALS) this.#known.clear()
+    const tools = new ToolHeaders()
+    this.#known.set(principal, tools)
+    return tools
+  }
+}
+
+function asking(session: Session, frame: Frame, { metaStart, metaEnd }: Head): AskTools {
+  const { progressToken: _, ...meta } = tokenValue(frame, { start: metaStart, end: metaEnd }) as Record<string, unknown>
+  return async (cursor) => {
+    const params = { ...(cursor !== undefined && { cursor }), _meta: meta }
+    return resultFrame('0', await session.call('server', 'tools/list', params, { timeout: ASK_TIMEOUT }))
+  }
+}

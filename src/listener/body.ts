@@ -1,0 +1,64 @@
+import type { IncomingMessage } from 'node:http'
+import { Pieces, withoutBom } from '../lines.js'
+import { cutOff, invalid, type Refused, refused } from './reply.js'
+
+/** Milliseconds that a body may take. */
+const BODY_TIMEOUT = 30_000
+
+/** What a framework's parser before us has left of a request (Express, Connect). */
+interface Parsed {
+  body?: unknown
+}
+
+/** Whether the `Content-Type` is JSON: nothing else is taken, so that no form of a web page can post here. */
+export function isJson(request: IncomingMessage): boolean {
+  const [type = ''] = (request.headers['content-type'] ?? '').split(';', 1)
+  return type.trim().toLowerCase() === 'application/json'
+}
+
+/** Whether an `Accept` header takes all of these types; none at all takes everything (RFC 9110, section 12.5.1). */
+export function accepts({ headers: { accept } }: IncomingMessage, ...types: readonly string[]): boolean {
+  if (accept === undefined) return true
+  const ranges = new Set(accept.split(',').map((range) => range.split(';', 1)[0]!.trim().toLowerCase()))
+  const wild = (type: string) => `${type.split('/', 1)[0]}/*`
+  return ranges.has('*/*') || types.every((type) => ranges.has(type) || ranges.has(wild(type)))
+}
+
+/** The whole body, without a byte order mark (RFC 8259, section 8.1), or why it is not taken. */
+export async function readBody(request: IncomingMessage, maxBytes: number): Promise<Buffer | Refused> {
+  const { 'content-length': length, 'content-encoding': coding = 'identity' } = request.headers
+  if (coding.toLowerCase() !== 'identity') return invalid(415, 'expected a body without Content-Encoding')
+  const tooLarge = () => refused(413, 'too_large', `over ${maxBytes} bytes`)
+  const { body } = request as Parsed
+  if (request.readableEnded && body !== undefined) {
+    const read = Buffer.isBuffer(body) ? body : Buffer.from(typeof body === 'string' ? body : JSON.stringify(body))
+    return read.length > maxBytes ? tooLarge() : withoutBom(read)
+  }
+  if (Number(length) > maxBytes) {
+    cutOff(request)
+    return tooLarge()
+  }
+  return new Promise((resolve) => {
+    const pieces = new Pieces()
+    let refusedAlready = false
+    const timer = setTimeout(() => {
+      resolve(invalid(408, 'the body took too long'))
+      cutOff(request)
+    }, BODY_TIMEOUT)
+    request.on('data', (chunk: Buffer) => {
+      if (refusedAlready) return
+      pieces.add(chunk)
+      if (pieces.size <= maxBytes) return
+      pieces.clear()
+      refusedAlready = true
+      resolve(tooLarge())
+      cutOff(request)
+    })
+    request.on('end', () => resolve(withoutBom(pieces.take())))
+    request.on('error', () => {})
+    request.on('close', () => {
+      clearTimeout(timer)
+      resolve(invalid(400, 'the body broke off'))
+    })
+  })
+}

@@ -1,0 +1,187 @@
+import { createHash, timingSafeEqual } from 'node:crypto'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { INTERNAL_ERROR } from '../error.js'
+import type { CloseOptions } from '../wire.js'
+import { accepts, isJson, readBody } from './body.js'
+import { type Admitted, Clients } from './clients.js'
+import { Guard } from './guard.js'
+import type { Accept, HandlerOptions, RequestHandler, Served } from './index.js'
+import { empty, type Headers, invalid, json, type Refused, refuse, refused } from './reply.js'
+import { MemoryEventStore } from './store.js'
+
+const EXPOSED = 'Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After'
+const PREFLIGHT_AGE = '600'
+const NO_STORE = { 'cache-control': 'no-store' }
+
+type Route = 'streamable' | 'sse' | 'messages' | 'health'
+
+const METHODS: Record<Route, string> = {
+  streamable: 'GET, POST, DELETE',
+  sse: 'GET',
+  messages: 'POST',
+  health: 'GET, HEAD',
+}
+
+/** One port's three faces: Streamable HTTP with sessions, its stateless successor, and HTTP+SSE of 2024-11-05. */
+export class Face {
+  readonly #served: Served
+  readonly #guard: Guard
+  readonly #routes: ReadonlyMap<string, Route>
+  readonly #token: Buffer | undefined
+  readonly #maxBodyBytes: number
+  readonly #clients: Clients
+
+  /** @throws `TypeError` for options that cannot be */
+  constructor(accept: Accept, served: Served, options: HandlerOptions) {
+    const { path = '/mcp', token } = options
+    if (!path.startsWith('/'))
+      throw new TypeError(`path: expected one that begins with "/", got ${JSON.stringify(path)}`)
+    if (token === '') throw new TypeError('token: expected a text, got an empty one')
+    this.#served = served
+    this.#guard = new Guard(options)
+    this.#token = token === undefined ? undefined : digest(token)
+    this.#maxBodyBytes = options.maxBodyBytes ?? 16 << 20
+    this.#clients = new Clients(accept, {
+      maxSessions: options.maxSessions ?? 10_000,
+      maxPending: options.maxPending ?? 1_000,
+      idleTimeout: options.idleTimeout ?? 1_800_000,
+      keepAlive: options.keepAlive ?? 15_000,
+      streamTimeout: options.streamTimeout ?? 30_000,
+      eventStore: options.eventStore ?? new MemoryEventStore(),
+    })
+    this.#routes = new Map([
+      ['/sse', 'sse'],
+      ['/messages', 'messages'],
+      ['/healthz', 'health'],
+      [path, 'streamable'],
+    ])
+  }
+
+  readonly handle: RequestHandler = (request, response, next) => {
+    const route = this.#routeOf(request)
+    if (route === undefined && next) {
+      next()
+      return
+    }
+    response.on('error', () => {})
+    this.#serve(route, request, response).then(
+      (refusal) => refusal && refuse(response, refusal),
+      (error: Error) => {
+        this.#served.report(error)
+        if (response.headersSent) response.destroy()
+        else refuse(response, { status: 500, error: { code: INTERNAL_ERROR, message: 'Internal error' } })
+      },
+    )
+  }
+
+  /** Takes no new sessions, lets those that are there finish, and resolves when none is left. */
+  close(options?: CloseOptions): Promise<void> {
+    return this.#clients.close(options)
+  }
+
+  /** Answers, or says why it does not. */
+  async #serve(
+    route: Route | undefined,
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<Refused | undefined> {
+    const turned = this.#guard.turn(request)
+    if (turned) return turned
+    const isShared = this.#share(request, response)
+    if (route === undefined) return invalid(404, 'nothing is served here')
+    if (isShared && isPreflight(request)) return preflight(request, response)
+    const methods = METHODS[route]
+    if (!methods.split(', ').includes(request.method ?? '')) {
+      return invalid(405, `expected ${methods}`, { allow: methods })
+    }
+    if (route === 'health') return this.#health(request, response)
+    const admitted = await this.#admit(request, response)
+    if ('error' in admitted) return admitted
+    if (request.method === 'POST') return this.#post(route, admitted)
+    const isGet = request.method === 'GET'
+    if (isGet && !accepts(request, 'text/event-stream')) return invalid(406, 'expected Accept with text/event-stream')
+    if (route !== 'sse') return this.#clients.session(admitted)
+    return this.#clients.openSse(admitted, pathOf(fullUrl(request)).replace(/sse$/, 'messages'))
+  }
+
+  async #post(route: Route, admitted: Admitted): Promise<Refused | undefined> {
+    const { request } = admitted
+    if (!isJson(request)) return invalid(415, 'expected Content-Type application/json')
+    if (route === 'streamable' && !accepts(request, 'application/json', 'text/event-stream')) {
+      return invalid(406, 'expected Accept with application/json and text/event-stream')
+    }
+    const body = await readBody(request, this.#maxBodyBytes)
+    if (!Buffer.isBuffer(body)) return body
+    return route === 'messages' ? this.#clients.postSse(admitted, body) : this.#clients.post(admitted, body)
+  }
+
+  /** A framework that mounted us has taken its own part off the URL, or names it. */
+  #routeOf(request: IncomingMessage): Route | undefined {
+    return this.#routes.get(pathOf(request.url)) ?? this.#routes.get(pathOf(fullUrl(request)))
+  }
+
+  /** Before the body is read and before there is any session. */
+  async #admit(request: IncomingMessage, response: ServerResponse): Promise<Admitted | Refused> {
+    const { method = '', url = '', headers, socket } = request
+    if (this.#token) {
+      const [, given] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? []
+      if (given === undefined) return unauthorized('Bearer')
+      if (!timingSafeEqual(digest(given), this.#token)) return unauthorized('Bearer error="invalid_token"')
+    }
+    const admission = await this.#served.admit({ method, url, headers, remoteAddress: socket.remoteAddress })
+    if (admission && 'status' in admission) {
+      return { ...refused(admission.status, 'denied'), headers: { ...admission.headers } }
+    }
+    const principal = admission?.principal ?? (this.#token && 'token')
+    const authInfo = admission?.authInfo
+    return { request, response, principal, meta: authInfo === undefined ? { headers } : { headers, authInfo } }
+  }
+
+  #health({ method }: IncomingMessage, response: ServerResponse): undefined {
+    const isClosing = this.#clients.isClosing
+    const health = { ...this.#served.health(), ...(isClosing && { status: 'closing' }) }
+    const status = isClosing ? 503 : 200
+    if (method === 'HEAD') empty(response, status, NO_STORE)
+    else json(response, Buffer.from(JSON.stringify(health)), status, NO_STORE)
+  }
+
+  /** Pages of other origins may read the answer only where it was asked for. */
+  #share({ headers: { origin } }: IncomingMessage, response: ServerResponse): boolean {
+    if (!this.#guard.shares(origin)) return false
+    response.setHeader('access-control-allow-origin', origin)
+    response.setHeader('access-control-expose-headers', EXPOSED)
+    response.setHeader('vary', 'Origin')
+    return true
+  }
+}
+
+function isPreflight({ method, headers }: IncomingMessage): boolean {
+  return method === 'OPTIONS' && 'access-control-request-method' in headers
+}
+
+/** Whoever may read the answers may send what a client sends. Nothing is done yet, so nobody needs to be known. */
+function preflight({ headers }: IncomingMessage, response: ServerResponse): undefined {
+  const allowed: Headers = {
+    'access-control-allow-methods': 'GET, POST, DELETE',
+    'access-control-max-age': PREFLIGHT_AGE,
+  }
+  const asked = headers['access-control-request-headers']
+  if (asked !== undefined) allowed['access-control-allow-headers'] = String(asked)
+  empty(response, 204, allowed)
+}
+
+function unauthorized(challenge: string): Refused {
+  return refused(401, 'denied', 'expected a bearer token', { 'www-authenticate': challenge })
+}
+
+function digest(text: string): Buffer {
+  return createHash('sha256').update(text).digest()
+}
+
+function fullUrl(request: IncomingMessage): string | undefined {
+  return (request as { originalUrl?: string }).originalUrl ?? request.url
+}
+
+function pathOf(url = ''): string {
+  return url.split('?', 1)[0]!
+}

@@ -1,0 +1,152 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { finished } from 'node:stream'
+import { type Deferred, deferred } from '../deferred.js'
+import { INVALID_REQUEST, PARSE_ERROR, proxyError, type Reason } from '../error.js'
+import { onOneLine } from '../lines.js'
+import { errorFrame } from '../message.js'
+import type { Frame, FrameMeta } from '../wire.js'
+
+/** Bytes that wait for a reader before its source is held up. */
+const HIGH_WATER = 1 << 20
+/** Milliseconds after which a reader that takes nothing is cut off. */
+const PATIENCE = 30_000
+/** Milliseconds that a refused body may go on before its connection is cut: so long the refusal has to be read. */
+const LINGER = 1_000
+
+export type Headers = Record<string, string>
+
+/** A request that is turned away: an HTTP status, and the JSON-RPC error that its body says. */
+export interface Refused {
+  readonly status: number
+  readonly error: { code: number; message: string; data?: unknown }
+  readonly headers?: Headers
+  /** The id of the request, where it is known. */
+  readonly idText?: string
+}
+
+/** What is wrong with the form of a request. Codes: JSON-RPC 2.0, section 5.1. */
+export function invalid(status: number, problem: string, headers?: Headers): Refused {
+  return { status, error: { code: INVALID_REQUEST, message: `Invalid request: ${problem}` }, headers }
+}
+
+export function unparsable(problem: string): Refused {
+  return { status: 400, error: { code: PARSE_ERROR, message: problem } }
+}
+
+/** What the proxy itself has against it. */
+export function refused(status: number, reason: Reason, detail?: string, headers?: Headers): Refused {
+  return { status, error: proxyError(reason, { detail }).toJSON(), headers }
+}
+
+export function refuse(response: ServerResponse, { status, error, headers, idText }: Refused): void {
+  json(response, errorFrame(idText, error), status, headers)
+}
+
+export function json(response: ServerResponse, body: Frame, status = 200, headers: Headers = {}): void {
+  if (response.headersSent || response.destroyed) return
+  const all = { 'content-type': 'application/json', 'content-length': String(body.length), ...headers }
+  response.writeHead(status, all).end(body)
+}
+
+/** Ends without a body. */
+export function empty(response: ServerResponse, status: number, headers: Headers = {}): void {
+  if (response.headersSent || response.destroyed) return
+  // Node would announce an empty body in chunks.
+  response.writeHead(status, status === 204 ? headers : { 'content-length': '0', ...headers }).end()
+}
+
+/** Whether the upstream answered by an event stream. */
+export function isStreamed({ headers }: FrameMeta = {}): boolean {
+  return String(headers?.['content-type'] ?? '').startsWith('text/event-stream')
+}
+
+/** A body that is too large is read no further than it takes to have its sender see why. */
+export function cutOff(request: IncomingMessage): void {
+  request.resume()
+  const timer = setTimeout(() => request.destroy(), LINGER).unref()
+  request.once('close', () => clearTimeout(timer))
+}
+
+/** Resolves when a response was handed to the operating system, or its client is gone. */
+export function over(response: ServerResponse): Promise<void> {
+  return new Promise((resolve) => {
+    finished(response, () => resolve())
+  })
+}
+
+/** Resolves when responses are over; those that their clients do not read are cut off in the end. */
+export async function settle(responses: readonly ServerResponse[], milliseconds: number): Promise<void> {
+  const timer = setTimeout(() => {
+    for (const it of responses) it.destroy()
+  }, milliseconds)
+  await Promise.all(responses.map(over))
+  clearTimeout(timer)
+}
+
+/** An event stream to a client (WHATWG HTML, section 9.2). Its head leaves at once. */
+export class EventStream {
+  readonly response: ServerResponse
+  readonly #beat: NodeJS.Timeout
+  #drained: Deferred | undefined
+  #late: NodeJS.Timeout | undefined
+
+  /** `keepAlive`: milliseconds between the comments that keep an idle stream alive */
+  constructor(response: ServerResponse, headers: Headers, keepAlive: number) {
+    this.response = response
+    // What stands between must neither hold events back nor change them.
+    const own = {
+      'content-type': 'text/event-stream',
+      'cache-control': 'no-cache, no-transform',
+      'x-accel-buffering': 'no',
+    }
+    response.writeHead(200, { ...own, ...headers })
+    response.flushHeaders()
+    this.#beat = setInterval(() => this.#put(': keep-alive\n\n'), keepAlive).unref()
+    response.on('drain', () => this.#flow())
+    void over(response).then(() => {
+      clearInterval(this.#beat)
+      this.#flow()
+    })
+  }
+
+  get isOpen(): boolean {
+    return this.response.writable
+  }
+
+  /** Returns a promise where the reader is behind: it resolves when there is room again, or the reader is gone. */
+  message(frame: Frame, id?: string): Promise<void> | undefined {
+    const head = id === undefined ? 'data: ' : `id: ${id}\ndata: `
+    this.#put(Buffer.concat([Buffer.from(head), onOneLine(frame), Buffer.from('\n\n')]))
+    if (!this.isOpen || this.response.writableLength <= HIGH_WATER) return undefined
+    this.#late ??= setTimeout(() => this.response.destroy(), PATIENCE)
+    this.#drained ??= deferred()
+    return this.#drained.promise
+  }
+
+  /** An event of any type, in ASCII. */
+  event(type: string, data: string): void {
+    this.#put(`event: ${type}\ndata: ${data}\n\n`)
+  }
+
+  /** A cursor to come back with, before there is anything to say (2025-11-25 basic/transports). */
+  prime(id: string, retry: number): void {
+    this.#put(`id: ${id}\nretry: ${retry}\ndata: \n\n`)
+  }
+
+  /** `retry`: milliseconds after which the client should come back */
+  end(retry?: number): void {
+    if (retry !== undefined) this.#put(`retry: ${retry}\n\n`)
+    if (this.isOpen) this.response.end()
+  }
+
+  #put(bytes: string | Buffer): void {
+    if (this.isOpen) this.response.write(bytes)
+  }
+
+  #flow(): void {
+    clearTimeout(this.#late)
+    this.#late = undefined
+    this.#drained?.resolve()
+    this.#drained = undefined
+  }
+}

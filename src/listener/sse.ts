@@ -1,0 +1,73 @@
+import type { ServerResponse } from 'node:http'
+import type { CloseOptions, Frame, FrameMeta, Wire } from '../wire.js'
+import { EventStream, empty, over, type Refused, refused, settle } from './reply.js'
+
+/** Milliseconds that the stream has to be read when the session ends. */
+const LAST_READ = 2_000
+
+export interface SseOptions {
+  response: ServerResponse
+  /** Where the client is to POST its messages. */
+  endpoint: string
+  principal: string | undefined
+  /** Milliseconds between the comments that keep an idle stream alive. */
+  keepAlive: number
+  /** The session is over. */
+  onover(): void
+}
+
+/** A client that speaks HTTP+SSE (2024-11-05 basic/transports): all it hears comes on one stream, which is its session. */
+export class SseClient implements Wire {
+  onframe?: Wire['onframe']
+  onclose?: Wire['onclose']
+  onerror?: Wire['onerror']
+
+  readonly principal: string | undefined
+  readonly #options: SseOptions
+  readonly #stream: EventStream
+  #paused = false
+  #left = false
+
+  constructor(options: SseOptions) {
+    this.#options = options
+    this.principal = options.principal
+    this.#stream = new EventStream(options.response, {}, options.keepAlive)
+    this.#stream.event('endpoint', options.endpoint)
+    void over(options.response).then(() => this.#leave())
+  }
+
+  start(): void {}
+
+  send(frame: Frame): Promise<void> | undefined {
+    return this.#stream.message(frame)
+  }
+
+  pause(): void {
+    this.#paused = true
+  }
+
+  resume(): void {
+    this.#paused = false
+  }
+
+  /** Takes the message of a POST, or says why it does not: what becomes of it is said on the stream. */
+  post(response: ServerResponse, body: Frame, meta: FrameMeta): Refused | undefined {
+    if (this.#paused) return refused(503, 'overloaded', undefined, { 'retry-after': '1' })
+    empty(response, 202)
+    this.onframe?.(body, meta)
+    return undefined
+  }
+
+  /** Ends the stream. Urgent: without waiting for its reader. */
+  async close({ urgent = false }: CloseOptions = {}): Promise<void> {
+    this.#stream.end()
+    await settle([this.#options.response], urgent ? 0 : LAST_READ)
+  }
+
+  #leave(): void {
+    if (this.#left) return
+    this.#left = true
+    this.#options.onover()
+    this.onclose?.()
+  }
+}

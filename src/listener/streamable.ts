@@ -1,0 +1,358 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
+import { INVALID_REQUEST, proxyError } from '../error.js'
+import { errorFrame, metaMember, paramsMember, tokenValue } from '../message.js'
+import { prefersStream } from '../mirror.js'
+import { timer } from '../rest.js'
+import { type Head, scan } from '../scan.js'
+import type { Session } from '../session.js'
+import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
+import { Post } from './post.js'
+import { EventStream, empty, type Headers, invalid, over, type Refused, refused, settle } from './reply.js'
+import { type Journal, parseEventId, ResumableStream } from './resumable.js'
+import type { EventStore } from './store.js'
+
+/** The first revision whose clients know an event without data, and polling. */
+const POLLING = '2025-11-25'
+/** Milliseconds after which a client that lost a stream should come back. */
+const RETRY = 1_000
+/** How many streams that are over a client may still come back to. */
+const MAX_OVER = 100
+/** Milliseconds that responses have to be read when the session ends. */
+const LAST_READ = 2_000
+/** The stream that a GET opens. */
+const STANDALONE = '0'
+
+export interface StreamableOptions {
+  /** What the client sends as `Mcp-Session-Id`. */
+  id: string
+  principal: string | undefined
+  store: EventStore
+  /** Milliseconds between the comments that keep an idle stream alive. */
+  keepAlive: number
+  /** Milliseconds that a request of the server's waits for a stream to the client. */
+  streamTimeout: number
+  /** Milliseconds that the session may be without a connection. */
+  idleTimeout: number
+  /** How many requests may wait for their answers. */
+  maxPending: number
+  /** The session is over. */
+  onover(): void
+}
+
+export interface PostedMessage {
+  readonly frame: Frame
+  readonly head: Head
+}
+
+/** What a POST brought. */
+export interface Posted {
+  readonly messages: readonly PostedMessage[]
+  /** Errors for elements of a batch that are no messages. */
+  readonly refusals: readonly Frame[]
+  readonly isBatch: boolean
+}
+
+interface Waiting {
+  readonly post: Post
+  readonly token: unknown
+}
+
+/** A client that speaks Streamable HTTP, 2025-03-26 to 2025-11-25: one session, its POSTs and its streams. */
+export class StreamableClient implements Wire {
+  onframe?: Wire['onframe']
+  onclose?: Wire['onclose']
+  onerror?: Wire['onerror']
+
+  readonly principal: string | undefined
+  readonly #options: StreamableOptions
+  readonly #journal: Journal
+  readonly #standalone: ResumableStream
+  readonly #streams = new Map<string, ResumableStream>()
+  /** Those that are over, the oldest first. */
+  readonly #over = new Set<ResumableStream>()
+  /** Which POST waits for the answer to a request. */
+  readonly #waiting = new Map<RequestId, Waiting>()
+  readonly #tokens = new Map<unknown, Post>()
+  /** Requests of the server that wait for somebody to read the stream that they are on. */
+  readonly #unread = new Map<ResumableStream, Set<NodeJS.Timeout>>()
+  readonly #responses = new Set<ServerResponse>()
+  #session: Session | undefined
+  #initialize: { id: RequestId; version: string; failed: boolean } | undefined
+  #serial = 0
+  #idle: NodeJS.Timeout | undefined
+  #paused = false
+  #left = false
+  #closing: Promise<void> | undefined
+
+  constructor(options: StreamableOptions) {
+    this.#options = options
+    this.principal = options.principal
+    this.#journal = { store: options.store, session: options.id, onLoss: (error) => this.onerror?.(error) }
+    this.#standalone = this.#addStream(STANDALONE)
+  }
+
+  // --- the bridge's side ------------------------------------------------------------------------------------
+
+  start(): void {}
+
+  /** It was joined to an upstream. */
+  join(session: Session): void {
+    this.#session = session
+  }
+
+  send(frame: Frame, meta: FrameMeta = {}): Promise<void> | undefined {
+    const head = scan(frame)
+    if (head.kind === 'response' && head.id !== undefined) return this.#answer(frame, head, head.id, meta)
+    const stream = this.#postOf(frame, head, meta)?.stream() ?? this.#standalone
+    const { seq, ready } = stream.message(frame)
+    if (head.kind === 'request' && !stream.isRead) this.#expectReader(stream, seq, head)
+    return ready
+  }
+
+  stream({ relatedRequestId, type, retry }: StreamEvent): void {
+    const post = this.#waiting.get(relatedRequestId)?.post
+    if (type === 'open') post?.stream()
+    else post?.detach(retry)
+  }
+
+  pause(): void {
+    this.#paused = true
+  }
+
+  resume(): void {
+    this.#paused = false
+  }
+
+  /** Ends what is open. Urgent: without waiting for its readers. */
+  close({ urgent = false }: CloseOptions = {}): Promise<void> {
+    this.#closing ??= this.#close()
+    if (urgent) for (const response of this.#responses) response.destroy()
+    return this.#closing
+  }
+
+  #answer(frame: Frame, head: Head, id: RequestId, meta: FrameMeta): Promise<void> | undefined {
+    const post = this.#settled(id)
+    const failed = head.isError && this.#initialize?.id === id
+    if (failed) this.#initialize!.failed = true
+    const ready = post?.answer(id, frame, meta)
+    // Without a handshake there is no session.
+    if (failed) this.leave()
+    return ready
+  }
+
+  /** The POST on whose stream a message goes that is no answer: where the wire tells, or a progress token does. */
+  #postOf(frame: Frame, head: Head, { relatedRequestId }: FrameMeta): Post | undefined {
+    if (relatedRequestId !== undefined) return this.#waiting.get(relatedRequestId)?.post
+    if (head.method === 'notifications/progress') {
+      const token = paramsMember(frame, head, 'progressToken')
+      return token && this.#tokens.get(tokenValue(frame, token))
+    }
+    if (head.kind !== 'response') return undefined
+    // An error without an id belongs to whoever waits, if that is only one.
+    const posts = new Set([...this.#waiting.values()].map(({ post }) => post))
+    return posts.size === 1 ? [...posts][0] : undefined
+  }
+
+  /** A request of the server's that nobody reads in time is answered: its sender must not wait for ever. */
+  #expectReader(stream: ResumableStream, seq: number, head: Head): void {
+    const timers = this.#unread.get(stream) ?? new Set()
+    this.#unread.set(stream, timers)
+    const timeout = timer(() => {
+      timers.delete(timeout)
+      if (!stream.withdraw(seq)) return
+      this.onframe?.(errorFrame(head.idText, proxyError('client_unreachable').toJSON()))
+    }, this.#options.streamTimeout)
+    timers.add(timeout)
+  }
+
+  #readAgain(stream: ResumableStream): void {
+    for (const timeout of this.#unread.get(stream) ?? []) clearTimeout(timeout)
+    this.#unread.delete(stream)
+  }
+
+  // --- the client's side ------------------------------------------------------------------------------------
+
+  /** Takes the messages of a POST and answers it, or says why it does not. */
+  post(request: IncomingMessage, response: ServerResponse, posted: Posted, meta: FrameMeta): Refused | undefined {
+    this.#connected(response)
+    const refusal = this.#refusal(posted)
+    if (refusal) return refusal
+    const answers = [...posted.refusals]
+    const taken = new Map<RequestId, PostedMessage>()
+    for (const message of posted.messages) {
+      const { id, kind, idText } = message.head
+      if (kind !== 'request' || id === undefined) continue
+      if (this.#waiting.has(id) || taken.has(id)) answers.push(errorFrame(idText, inUse(id)))
+      else taken.set(id, message)
+    }
+    if (taken.size === 0 && answers.length === 0) empty(response, 202, this.#headers())
+    else this.#expect(request, response, taken, answers, posted.isBatch)
+    for (const message of posted.messages) {
+      const { frame, head } = message
+      if (head.kind === 'request' && taken.get(head.id!) !== message) continue
+      if (head.method === 'notifications/cancelled') this.#cancelled(frame, head)
+      this.onframe?.(frame, meta)
+    }
+    return undefined
+  }
+
+  /** Opens the stream for what belongs to no request, or resumes one; or says why it does not. */
+  async get(request: IncomingMessage, response: ServerResponse): Promise<Refused | undefined> {
+    this.#connected(response)
+    const lastEventId = request.headers['last-event-id']
+    const event = lastEventId === undefined ? undefined : parseEventId(String(lastEventId))
+    const stream = lastEventId === undefined ? this.#standalone : this.#streams.get(event?.stream ?? '')
+    if (event === undefined && stream?.isRead) return invalid(409, 'this session has its stream already')
+    const seq = event?.seq ?? stream?.said ?? 0
+    const replay = await stream?.behind(seq)
+    const isEmpty = replay?.events.length === 0
+    if (!stream || !replay || (stream.isOver && isEmpty && !replay.complete)) {
+      return invalid(400, 'no events are kept behind this Last-Event-ID')
+    }
+    if (stream.isOver && isEmpty) {
+      // Any other answer would have the client come back for ever.
+      empty(response, 204, this.#headers())
+    } else if (response.writable) {
+      const events = new EventStream(response, this.#headers(), this.#options.keepAlive)
+      if (event === undefined && this.#polls(request)) events.prime(stream.cursorAt(seq), RETRY)
+      await stream.attach(events, seq)
+    }
+    return undefined
+  }
+
+  /** The client is gone for good. */
+  leave(): void {
+    if (this.#left) return
+    this.#leave()
+    this.onclose?.()
+  }
+
+  #refusal({ messages, isBatch }: Posted): Refused | undefined {
+    const requests = messages.filter(({ head }) => head.kind === 'request')
+    const id = isBatch ? undefined : requests[0]?.head.id
+    if (this.#left) return invalid(404, 'unknown session')
+    if (this.#paused) return refused(503, 'overloaded', undefined, { 'retry-after': '1' })
+    if (id !== undefined && this.#waiting.has(id)) return { status: 400, error: inUse(id) }
+    const isTooMany = requests.length > 0 && this.#waiting.size + requests.length > this.#options.maxPending
+    return isTooMany ? refused(200, 'overloaded', 'too many requests wait') : undefined
+  }
+
+  #expect(
+    request: IncomingMessage,
+    response: ServerResponse,
+    taken: ReadonlyMap<RequestId, PostedMessage>,
+    answers: Frame[],
+    isBatch: boolean,
+  ): void {
+    for (const { frame, head } of taken.values()) {
+      if (head.method !== 'initialize') continue
+      this.#initialize = { id: head.id!, version: String(paramOf(frame, head, 'protocolVersion')), failed: false }
+    }
+    const post = new Post(response, {
+      owed: taken.keys(),
+      answers,
+      isBatch,
+      keepAlive: this.#options.keepAlive,
+      headers: () => this.#headers(),
+      prefersStream: prefersStream(request.headers),
+      open: () => {
+        this.#serial += 1
+        return this.#addStream(this.#serial.toString(36))
+      },
+      onover: (stream) => this.#retire(stream),
+      retry: this.#polls(request) ? RETRY : undefined,
+    })
+    for (const [id, { frame, head }] of taken) {
+      const span = metaMember(frame, head, 'progressToken')
+      const token = span && tokenValue(frame, span)
+      this.#waiting.set(id, { post, token })
+      if (token !== undefined) this.#tokens.set(token, post)
+    }
+    post.begin()
+  }
+
+  /** Silence is the outcome of a request that is taken back; a handshake cannot be (2025-11-25 basic/utilities). */
+  #cancelled(frame: Frame, head: Head): void {
+    const id = paramOf(frame, head, 'requestId') as RequestId
+    if (id !== this.#initialize?.id) this.#settled(id)?.forget(id)
+  }
+
+  #settled(id: RequestId): Post | undefined {
+    const waiting = this.#waiting.get(id)
+    this.#waiting.delete(id)
+    if (waiting && this.#tokens.get(waiting.token) === waiting.post) this.#tokens.delete(waiting.token)
+    return waiting?.post
+  }
+
+  /** Whether this client knows an event without data: by what it says of this request, else by the handshake. */
+  #polls({ headers }: IncomingMessage): boolean {
+    const version = headers['mcp-protocol-version'] ?? this.#session?.protocolVersion ?? this.#initialize?.version
+    return String(version ?? '') >= POLLING
+  }
+
+  #headers(): Headers {
+    return this.#initialize?.failed ? {} : { 'mcp-session-id': this.#options.id }
+  }
+
+  #connected(response: ServerResponse): void {
+    clearTimeout(this.#idle)
+    this.#responses.add(response)
+    void over(response).then(() => {
+      this.#responses.delete(response)
+      if (this.#responses.size > 0 || this.#left) return
+      clearTimeout(this.#idle)
+      this.#idle = timer(() => this.leave(), this.#options.idleTimeout)
+    })
+  }
+
+  // --- its streams and its end ------------------------------------------------------------------------------
+
+  #addStream(id: string): ResumableStream {
+    const stream = new ResumableStream(id, this.#journal)
+    stream.onattached = () => this.#readAgain(stream)
+    this.#streams.set(id, stream)
+    return stream
+  }
+
+  /** A client may come back to the last streams that are over: it may have lost their ends. */
+  #retire(stream: ResumableStream): void {
+    this.#over.add(stream)
+    const [oldest] = this.#over
+    if (this.#over.size <= MAX_OVER || !oldest) return
+    this.#over.delete(oldest)
+    this.#streams.delete(oldest.id)
+    this.#readAgain(oldest)
+    oldest.forget()
+  }
+
+  #leave(): void {
+    this.#left = true
+    clearTimeout(this.#idle)
+    this.#options.onover()
+  }
+
+  async #close(): Promise<void> {
+    if (!this.#left) this.#leave()
+    for (const post of new Set([...this.#waiting.values()].map((it) => it.post))) post.close()
+    for (const stream of this.#streams.values()) {
+      this.#readAgain(stream)
+      stream.finish()
+    }
+    await settle([...this.#responses], LAST_READ)
+    try {
+      await this.#journal.store.forget(this.#journal.session)
+    } catch (error) {
+      this.#journal.onLoss(error as Error)
+    }
+  }
+}
+
+function inUse(id: RequestId): { code: number; message: string } {
+  return { code: INVALID_REQUEST, message: `Invalid request: id ${JSON.stringify(id)} is in use` }
+}
+
+function paramOf(frame: Frame, head: Head, param: string): unknown {
+  const span = paramsMember(frame, head, param)
+  return span && tokenValue(frame, span)
+}
