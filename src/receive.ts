@@ -133,7 +133,7 @@ export class Receiver {
       session.era = 'legacy'
       return
     }
-    if (this.#initialized || session.era === 'modern') return
+    if (this.#initialized || (session.era === 'modern' && session.protocolVersion !== undefined)) return
     const span = metaMember(message.frame, message.head, 'io.modelcontextprotocol/protocolVersion')
     if (!span) return
     session.era = 'modern'

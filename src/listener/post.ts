@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import type { Frame, FrameMeta } from '../wire.js'
-import { EventStream, empty, type Headers, isStreamed, json, over, refuse, refused } from './reply.js'
+import { EventStream, empty, type Headers, isOpen, isStreamed, json, over, refuse, refused } from './reply.js'
 import type { ResumableStream } from './resumable.js'
 
 export interface PostOptions {
@@ -49,7 +49,7 @@ export class Post {
 
   /** Its stream: from now on it is one. Undefined where its client is gone and could not come back. */
   stream(): ResumableStream | undefined {
-    if (this.#stream !== undefined || this.response.headersSent || !this.response.writable) return this.#stream
+    if (this.#stream !== undefined || this.response.headersSent || !isOpen(this.response)) return this.#stream
     clearTimeout(this.#quiet)
     const { headers, keepAlive, retry } = this.#options
     const stream = this.#options.open()

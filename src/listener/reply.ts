@@ -42,6 +42,11 @@ export function refuse(response: ServerResponse, { status, error, headers, idTex
   json(response, errorFrame(idText, error), status, headers)
 }
 
+/** Whether somebody may still read what is written. Node leaves `writable` true behind a client that is gone. */
+export function isOpen(response: ServerResponse): boolean {
+  return !response.destroyed && !response.writableEnded
+}
+
 export function json(response: ServerResponse, body: Frame, status = 200, headers: Headers = {}): void {
   if (response.headersSent || response.destroyed) return
   const all = { 'content-type': 'application/json', 'content-length': String(body.length), ...headers }
@@ -110,7 +115,7 @@ export class EventStream {
   }
 
   get isOpen(): boolean {
-    return this.response.writable
+    return isOpen(this.response)
   }
 
   /** Returns a promise where the reader is behind: it resolves when there is room again, or the reader is gone. */

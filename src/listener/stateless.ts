@@ -5,7 +5,7 @@ import { member } from '../json.js'
 import { notificationFrame, tokenValue } from '../message.js'
 import { type Head, scan } from '../scan.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
-import { EventStream, empty, type Headers, isStreamed, json, over, refuse, refused, settle } from './reply.js'
+import { EventStream, empty, type Headers, isOpen, isStreamed, json, over, refuse, refused, settle } from './reply.js'
 
 /** Milliseconds that the response has to be read when the application closes. */
 const LAST_READ = 2_000
@@ -95,7 +95,7 @@ export class StatelessClient implements Wire {
   #open(headers?: FrameMeta['headers']): EventStream | undefined {
     const { response, keepAlive } = this.#options
     clearTimeout(this.#quiet)
-    if (this.#stream || response.headersSent || !response.writable) return this.#stream
+    if (this.#stream || response.headersSent || !isOpen(response)) return this.#stream
     this.#stream = new EventStream(response, passedOn(headers), keepAlive)
     return this.#stream
   }

@@ -8,7 +8,7 @@ import { type Head, scan } from '../scan.js'
 import type { Session } from '../session.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
 import { Post } from './post.js'
-import { EventStream, empty, type Headers, invalid, over, type Refused, refused, settle } from './reply.js'
+import { EventStream, empty, type Headers, invalid, isOpen, over, type Refused, refused, settle } from './reply.js'
 import { type Journal, parseEventId, ResumableStream } from './resumable.js'
 import type { EventStore } from './store.js'
 
@@ -213,7 +213,7 @@ export class StreamableClient implements Wire {
     if (stream.isOver && isEmpty) {
       // Any other answer would have the client come back for ever.
       empty(response, 204, this.#headers())
-    } else if (response.writable) {
+    } else if (isOpen(response)) {
       const events = new EventStream(response, this.#headers(), this.#options.keepAlive)
       if (event === undefined && this.#polls(request)) events.prime(stream.cursorAt(seq), RETRY)
       await stream.attach(events, seq)

@@ -15,15 +15,15 @@ export interface PoolOptions {
 interface Child {
   readonly shared: SharedUpstream
   idle: NodeJS.Timeout | undefined
+  isOver: boolean
 }
 
 /** The children that serve stateless requests over stdio: one for each principal, so that none sees another's. */
 export class Pool {
   readonly #options: PoolOptions
   readonly #children = new Map<string | undefined, Child>()
-  /** All that have not ended yet. */
-  readonly #ending = new Set<Promise<void>>()
-  readonly #wires = new Set<SharedUpstream>()
+  /** Those that were told to end and have not yet. */
+  readonly #ending = new Map<SharedUpstream, Promise<void>>()
   #closed = false
 
   constructor(options: PoolOptions) {
@@ -40,14 +40,16 @@ export class Pool {
   /** Ends all children. Call it again with `urgent` to hurry. */
   async close(options: CloseOptions = {}): Promise<void> {
     this.#closed = true
-    for (const principal of [...this.#children.keys()]) this.#end(principal)
-    if (options.urgent) for (const shared of this.#wires) void shared.close(options)
-    await Promise.all(this.#ending)
+    for (const [principal, child] of [...this.#children]) this.#end(principal, child)
+    if (options.urgent) for (const shared of this.#ending.keys()) void shared.close(options)
+    await Promise.all(this.#ending.values())
   }
 
   #add(principal: string | undefined): Child {
-    const idle = [...this.#children].find(([, child]) => child.idle !== undefined)
-    if (this.#children.size >= this.#options.max && idle) this.#end(idle[0])
+    if (this.#children.size >= this.#options.max) {
+      const idle = [...this.#children].find(([, child]) => child.idle !== undefined)
+      if (idle) this.#end(...idle)
+    }
     if (this.#children.size >= this.#options.max) throw proxyError('overloaded', { detail: 'too many children' })
     const child: Child = {
       shared: new SharedUpstream(
@@ -55,26 +57,23 @@ export class Pool {
         () => this.#end(principal, child),
         (isIdle) => {
           clearTimeout(child.idle)
-          const isOver = this.#children.get(principal) !== child
-          child.idle =
-            isIdle && !isOver ? timer(() => this.#end(principal, child), this.#options.idleTimeout) : undefined
+          const ends = isIdle && !child.isOver
+          child.idle = ends ? timer(() => this.#end(principal, child), this.#options.idleTimeout) : undefined
         },
       ),
       idle: undefined,
+      isOver: false,
     }
     this.#children.set(principal, child)
-    this.#wires.add(child.shared)
     return child
   }
 
-  #end(principal: string | undefined, child = this.#children.get(principal)): void {
-    if (!child) return
-    if (this.#children.get(principal) === child) this.#children.delete(principal)
+  #end(principal: string | undefined, child: Child): void {
+    if (child.isOver) return
+    child.isOver = true
+    this.#children.delete(principal)
     clearTimeout(child.idle)
-    const ending = child.shared.close().finally(() => {
-      this.#ending.delete(ending)
-      this.#wires.delete(child.shared)
-    })
-    this.#ending.add(ending)
+    const ending = child.shared.close().finally(() => this.#ending.delete(child.shared))
+    this.#ending.set(child.shared, ending)
   }
 }
