@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { mkdtemp, readdir, readFile, realpath, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
@@ -184,12 +185,64 @@ describe('usage errors are one line, exit code 2', () => {
       "--use nope: expected one of the shelf (logger), a path (./nope.js) or a package's module, found none",
     ],
     [['stdio', '--use', '/no/such.js', 'cat'], '--use /no/such.js: expected a module there, found none'],
+    ...['x', '70000', ':3000', '::1:3000', 'a b:-1', ''].map((text): [string[], string] => [
+      ['stdio', '--listen', text, 'cat'],
+      `--listen: expected PORT or HOST:PORT, with a port from 0 to 65535, got "${text}"`,
+    ]),
+    [['stdio', '--path', '/x', 'cat'], '--path: expected --listen with it, got none'],
+    [['http', '--url', url, '--token', 's3cret-value'], '--token: expected --listen with it, got none'],
+    [['stdio', '--allow-unauthenticated', 'cat'], '--allow-unauthenticated: expected --listen with it, got none'],
+    [
+      ['stdio', '--listen', '0', '--max-sessions', '0', 'cat'],
+      '--max-sessions: expected a whole number above 0, got "0"',
+    ],
+    [
+      ['stdio', '--listen', '0', '--idle-timeout', '0', 'cat'],
+      '--idle-timeout: expected seconds (above 0 to 2147483), got "0"',
+    ],
+    [
+      ['stdio', '--listen', '0', '--path', 'mcp', 'cat'],
+      '--listen: path: expected one that begins with "/", got "mcp"',
+    ],
+    [
+      ['stdio', '--listen', '0', '--allow-origin', 'app.example.com', 'cat'],
+      '--listen: allowOrigins: expected an origin as https://app.example.com, got "app.example.com"',
+    ],
+    [
+      ['stdio', '--listen', '0', '--allow-host', 'https://a', 'cat'],
+      '--listen: allowHosts: expected a host, or host:port, got "https://a"',
+    ],
+    [
+      ['stdio', '--listen', '0', '--token', 's3cret-value', '--token-env', 'T', 'cat'],
+      'expected --token or --token-env, got both',
+    ],
+    [
+      ['stdio', '--listen', '0', '--token-env', 'OMPROXY_UNSET', 'cat'],
+      '--token-env: expected a variable with a token in it, OMPROXY_UNSET is not set',
+    ],
+    [
+      ['stdio', '--listen', '0.0.0.0:0', 'cat'],
+      '--listen: expected a token, middleware that authenticates, or allowUnauthenticated; got host "0.0.0.0", which other machines can reach',
+    ],
   ])('%j', async (args, line) => {
     const { stderr, ...rest } = await outcome(args)
     expect(rest).toEqual({ code: 2, stdout: '' })
     expect(stderr).toMatch(/^omproxy: [^\n]*\n$/)
     expect(stderr.slice('omproxy: '.length, -1)).toEqual(line)
     expect(stderr).not.toContain('s3cret')
+  })
+
+  test('a port that is taken is a failure, told in one line', async () => {
+    const taken = createServer().listen(0, '127.0.0.1')
+    await once(taken, 'listening')
+    const { port } = taken.address() as AddressInfo
+    const { code, stdout, stderr } = await outcome(['stdio', '--listen', String(port), 'cat'])
+    taken.close()
+    expect({ code, stdout, stderr }).toEqual({
+      code: 1,
+      stdout: '',
+      stderr: `omproxy: could not listen on 127.0.0.1 port ${port}: EADDRINUSE\n`,
+    })
   })
 
   test('a module that does not parse', async () => {
