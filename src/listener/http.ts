@@ -41,6 +41,13 @@ export async function listenHttp(options: HttpOptions, accept: Accept, served: S
     },
     face.handle,
   )
+  // A body is asked for when it is read: once its sender is known.
+  server.on('checkContinue', (request, response) => {
+    request.once('resume', () => {
+      if (!response.headersSent) response.writeContinue()
+    })
+    face.handle(request, response)
+  })
   bound(server, options)
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)

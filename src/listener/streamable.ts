@@ -9,19 +9,16 @@ import type { Session } from '../session.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
 import { Post } from './post.js'
 import { EventStream, empty, type Headers, invalid, isOpen, over, type Refused, refused, settle } from './reply.js'
-import { type Journal, parseEventId, ResumableStream } from './resumable.js'
+import { type Journal, parseEventId } from './resumable.js'
 import type { EventStore } from './store.js'
+import { Streams } from './streams.js'
 
 /** The first revision whose clients know an event without data, and polling. */
 const POLLING = '2025-11-25'
 /** Milliseconds after which a client that lost a stream should come back. */
 const RETRY = 1_000
-/** How many streams that are over a client may still come back to. */
-const MAX_OVER = 100
 /** Milliseconds that responses have to be read when the session ends. */
 const LAST_READ = 2_000
-/** The stream that a GET opens. */
-const STANDALONE = '0'
 
 export interface StreamableOptions {
   /** What the client sends as `Mcp-Session-Id`. */
@@ -67,19 +64,13 @@ export class StreamableClient implements Wire {
   readonly principal: string | undefined
   readonly #options: StreamableOptions
   readonly #journal: Journal
-  readonly #standalone: ResumableStream
-  readonly #streams = new Map<string, ResumableStream>()
-  /** Those that are over, the oldest first. */
-  readonly #over = new Set<ResumableStream>()
+  readonly #streams: Streams
   /** Which POST waits for the answer to a request. */
   readonly #waiting = new Map<RequestId, Waiting>()
   readonly #tokens = new Map<unknown, Post>()
-  /** Requests of the server that wait for somebody to read the stream that they are on. */
-  readonly #unread = new Map<ResumableStream, Set<NodeJS.Timeout>>()
   readonly #responses = new Set<ServerResponse>()
   #session: Session | undefined
   #initialize: { id: RequestId; version: string; failed: boolean } | undefined
-  #serial = 0
   #idle: NodeJS.Timeout | undefined
   #paused = false
   #left = false
@@ -89,7 +80,11 @@ export class StreamableClient implements Wire {
     this.#options = options
     this.principal = options.principal
     this.#journal = { store: options.store, session: options.id, onLoss: (error) => this.onerror?.(error) }
-    this.#standalone = this.#addStream(STANDALONE)
+    this.#streams = new Streams({
+      journal: this.#journal,
+      timeout: options.streamTimeout,
+      onUnread: ({ idText }) => this.onframe?.(errorFrame(idText, proxyError('client_unreachable').toJSON())),
+    })
   }
 
   // --- the bridge's side ------------------------------------------------------------------------------------
@@ -104,10 +99,7 @@ export class StreamableClient implements Wire {
   send(frame: Frame, meta: FrameMeta = {}): Promise<void> | undefined {
     const head = scan(frame)
     if (head.kind === 'response' && head.id !== undefined) return this.#answer(frame, head, head.id, meta)
-    const stream = this.#postOf(frame, head, meta)?.stream() ?? this.#standalone
-    const { seq, ready } = stream.message(frame)
-    if (head.kind === 'request' && !stream.isRead) this.#expectReader(stream, seq, head)
-    return ready
+    return this.#streams.say(this.#postOf(frame, head, meta)?.stream() ?? this.#streams.standalone, frame, head)
   }
 
   stream({ relatedRequestId, type, retry }: StreamEvent): void {
@@ -154,23 +146,6 @@ export class StreamableClient implements Wire {
     return posts.size === 1 ? [...posts][0] : undefined
   }
 
-  /** A request of the server's that nobody reads in time is answered: its sender must not wait for ever. */
-  #expectReader(stream: ResumableStream, seq: number, head: Head): void {
-    const timers = this.#unread.get(stream) ?? new Set()
-    this.#unread.set(stream, timers)
-    const timeout = timer(() => {
-      timers.delete(timeout)
-      if (!stream.withdraw(seq)) return
-      this.onframe?.(errorFrame(head.idText, proxyError('client_unreachable').toJSON()))
-    }, this.#options.streamTimeout)
-    timers.add(timeout)
-  }
-
-  #readAgain(stream: ResumableStream): void {
-    for (const timeout of this.#unread.get(stream) ?? []) clearTimeout(timeout)
-    this.#unread.delete(stream)
-  }
-
   // --- the client's side ------------------------------------------------------------------------------------
 
   /** Takes the messages of a POST and answers it, or says why it does not. */
@@ -202,7 +177,7 @@ export class StreamableClient implements Wire {
     this.#connected(response)
     const lastEventId = request.headers['last-event-id']
     const event = lastEventId === undefined ? undefined : parseEventId(String(lastEventId))
-    const stream = lastEventId === undefined ? this.#standalone : this.#streams.get(event?.stream ?? '')
+    const stream = lastEventId === undefined ? this.#streams.standalone : this.#streams.get(event?.stream ?? '')
     if (event === undefined && stream?.isRead) return invalid(409, 'this session has its stream already')
     const seq = event?.seq ?? stream?.said ?? 0
     const replay = await stream?.behind(seq)
@@ -256,11 +231,8 @@ export class StreamableClient implements Wire {
       keepAlive: this.#options.keepAlive,
       headers: () => this.#headers(),
       prefersStream: prefersStream(request.headers),
-      open: () => {
-        this.#serial += 1
-        return this.#addStream(this.#serial.toString(36))
-      },
-      onover: (stream) => this.#retire(stream),
+      open: () => this.#streams.open(),
+      onover: (stream) => this.#streams.retire(stream),
       retry: this.#polls(request) ? RETRY : undefined,
     })
     for (const [id, { frame, head }] of taken) {
@@ -306,26 +278,6 @@ export class StreamableClient implements Wire {
     })
   }
 
-  // --- its streams and its end ------------------------------------------------------------------------------
-
-  #addStream(id: string): ResumableStream {
-    const stream = new ResumableStream(id, this.#journal)
-    stream.onattached = () => this.#readAgain(stream)
-    this.#streams.set(id, stream)
-    return stream
-  }
-
-  /** A client may come back to the last streams that are over: it may have lost their ends. */
-  #retire(stream: ResumableStream): void {
-    this.#over.add(stream)
-    const [oldest] = this.#over
-    if (this.#over.size <= MAX_OVER || !oldest) return
-    this.#over.delete(oldest)
-    this.#streams.delete(oldest.id)
-    this.#readAgain(oldest)
-    oldest.forget()
-  }
-
   #leave(): void {
     this.#left = true
     clearTimeout(this.#idle)
@@ -335,10 +287,7 @@ export class StreamableClient implements Wire {
   async #close(): Promise<void> {
     if (!this.#left) this.#leave()
     for (const post of new Set([...this.#waiting.values()].map((it) => it.post))) post.close()
-    for (const stream of this.#streams.values()) {
-      this.#readAgain(stream)
-      stream.finish()
-    }
+    this.#streams.close()
     await settle([...this.#responses], LAST_READ)
     try {
       await this.#journal.store.forget(this.#journal.session)
