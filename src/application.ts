@@ -66,6 +66,7 @@ export class Application<State extends object = object> extends EventEmitter<App
   #serves = false
   readonly #started = new Set<Definition<this>>()
   #closing: Promise<void> | undefined
+  #isClosed = false
   #dropped = 0
 
   constructor(options: ApplicationOptions = {}) {
@@ -181,10 +182,12 @@ export class Application<State extends object = object> extends EventEmitter<App
     options: HandlerOptions,
     listener: (accept: Accept, served: Served) => It | Promise<It>,
   ): Promise<It> {
+    this.#refuseIfClosed()
     const { open, close } = openUpstream(upstream, options)
     const name = nameOf(upstream)
     this.#serves = true
     await this.#start(this.#stack)
+    this.#refuseIfClosed()
     const joined = new Set<Bridge>()
     let state: Health['upstream']['state'] = 'unknown'
     const accept: Accept = (client, more = {}) => {
@@ -202,9 +205,13 @@ export class Application<State extends object = object> extends EventEmitter<App
       const { sessions, pending } = this.stats()
       if ([...joined].some((it) => it.isServed)) state = 'up'
       const uptime = Math.floor((performance.now() - since) / 1_000)
-      return { status: 'ok', uptime, sessions, pending, upstream: { name, state } }
+      // A path may be a secret: whoever asks is not known.
+      const origin = /^https?:/.test(name) ? new URL(name).origin : name
+      return { status: 'ok', uptime, sessions, pending, upstream: { name: origin, state } }
     }
     const listening = await listener(accept, this.#served(health))
+    if (this.#isClosed) await listening.close({ urgent: true })
+    this.#refuseIfClosed()
     const whole: It = {
       ...listening,
       closed: listening.closed.then(async (ending) => {
@@ -223,6 +230,10 @@ export class Application<State extends object = object> extends EventEmitter<App
     })
     this.emit('start')
     return whole
+  }
+
+  #refuseIfClosed(): void {
+    if (this.#isClosed) throw new Error('listen(): expected an application that is open, this one was closed')
   }
 
   #served(health: () => Health): Served {
@@ -263,12 +274,14 @@ export class Application<State extends object = object> extends EventEmitter<App
    * resolves when nothing is left. Call it again with `urgent` to wait no longer.
    */
   async close(options: { urgent?: boolean } = {}): Promise<void> {
+    this.#isClosed = true
     const open = [...this.#listening].map((it) => it.close(options))
     await Promise.all([...open, ...[...this.#bridges].map((it) => it.close(options))])
     await this.#finish()
   }
 
   #finish(error?: Error): Promise<void> {
+    this.#isClosed = true
     this.#closing ??= (async () => {
       for (const { close } of new Set([...this.#started, ...definitionsOf<this>(this.#stack)])) {
         try {

@@ -2,7 +2,8 @@ import { Carrier, type CarrierOptions } from './carrier.js'
 import type { Direction } from './context.js'
 import type { End } from './end.js'
 import { proxyError, type Reason, RpcError } from './error.js'
-import { LISTEN, Receiver } from './receive.js'
+import { LISTEN } from './message.js'
+import { Receiver } from './receive.js'
 import type { Ending, Session } from './session.js'
 import type { CloseOptions, Wire } from './wire.js'
 
@@ -14,6 +15,8 @@ const LAST_WORD = 250
 export interface BridgeOptions extends CarrierOptions {
   /** Milliseconds that requests in flight have when the session closes. @default 10000 */
   drainTimeout?: number
+  /** Requests of the client that may wait for their answers. @default as many as come */
+  maxPending?: number
 }
 
 const bridges = new WeakMap<Session, Bridge>()
@@ -45,6 +48,7 @@ export class Bridge {
     this.#carrier.ondeaf = () => this.#hurry()
     this.#receiver = new Receiver(this.#carrier, {
       report: options.report,
+      maxPending: options.maxPending ?? Number.POSITIVE_INFINITY,
       closing: ({ side }) => (this.#shutting && side === 'client' ? proxyError('shutting_down') : undefined),
     })
     this.session = this.#carrier.session

@@ -4,9 +4,10 @@ import type { Result } from './context.js'
 import type { End } from './end.js'
 import { proxyError } from './error.js'
 import { Message, notificationFrame, requestFrame } from './message.js'
-import { Exchange, type OwnMessages, type Passage } from './passage.js'
+import { Exchange, type OwnMessages, type Passage, type PassageOptions } from './passage.js'
 import { timer } from './rest.js'
 import type { CallOptions, Session, Side } from './session.js'
+import type { FrameMeta } from './wire.js'
 
 /** What it takes to send a message of the proxy's own. */
 export interface Carrying {
@@ -15,7 +16,7 @@ export interface Carrying {
   readonly server: End
   ownId(): string
   placeOf(end: End, stack: Stack<Passage>): number
-  passage(from: End, message: Message, more: { exchange?: Exchange; stack: Stack<Passage>; place: number }): Passage
+  passage(from: End, message: Message, more: PassageOptions & { stack: Stack<Passage>; place: number }): Passage
   walk(passage: Passage, to: number, last?: (passage: Passage) => unknown): Promise<void>
   cancel(exchange: Exchange, reason: unknown): void
 }
@@ -28,9 +29,17 @@ export class Caller implements OwnMessages {
     this.#carrier = carrier
   }
 
-  async notify(stack: Stack<Passage>, place: number, to: Side, method: string, params?: object): Promise<void> {
+  async notify(
+    stack: Stack<Passage>,
+    place: number,
+    to: Side,
+    method: string,
+    params?: object,
+    extra?: FrameMeta,
+  ): Promise<void> {
     const far = to === 'client' ? this.#carrier.client : this.#carrier.server
-    const passage = this.#carrier.passage(far.far, new Message(notificationFrame(method, params)), { stack, place })
+    const message = new Message(notificationFrame(method, params))
+    const passage = this.#carrier.passage(far.far, message, { stack, place, extra })
     let failure: { error: unknown } | undefined
     await this.#carrier.walk(passage, this.#carrier.placeOf(far, stack), async (it) => {
       try {
@@ -50,6 +59,7 @@ export class Caller implements OwnMessages {
     method: string,
     params?: object,
     { signal, timeout }: CallOptions = {},
+    extra?: FrameMeta,
   ): Promise<Result> {
     if (to === 'client' && this.#carrier.session.era === 'modern') {
       throw new TypeError(
@@ -65,13 +75,13 @@ export class Caller implements OwnMessages {
     try {
       return await new Promise<Result>((resolve, reject) => {
         const exchange = new Exchange(undefined, JSON.stringify(id), id, { place, resolve, reject })
-        exchange.request = this.#carrier.passage(far.far, message, { stack, place, exchange })
+        exchange.request = this.#carrier.passage(far.far, message, { stack, place, exchange, extra })
         const stop = (reason: unknown) => {
           reject(reason)
           if (exchange.answered) return
           this.#carrier.cancel(exchange, reason)
           if (!exchange.sent || far.gone) return
-          this.notify(stack, place, to, 'notifications/cancelled', { requestId: id }).catch(() => {})
+          this.notify(stack, place, to, 'notifications/cancelled', { requestId: id }, extra).catch(() => {})
         }
         if (timeout !== undefined) {
           timeoutTimer = timer(() => {

@@ -39,6 +39,9 @@ export class RpcError extends Error {
   }
 }
 
+/** An option that cannot be: its text says what was expected and what came. */
+export class OptionError extends TypeError {}
+
 /** The codes that JSON-RPC 2.0 (section 5.1) itself defines. */
 export const PARSE_ERROR = -32700
 export const INVALID_REQUEST = -32600

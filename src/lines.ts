@@ -1,5 +1,6 @@
 import type { Writable } from 'node:stream'
 import { type Deferred, deferred, handled } from './deferred.js'
+import { asBuffer } from './json.js'
 
 /** One line over this many bytes cannot be taken: 64 MiB. */
 export const MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -230,17 +231,23 @@ export function looksLikeMessage(line: Uint8Array): boolean {
 }
 
 /**
- * A frame without newlines. Those in it can only have come over HTTP and be white space between tokens (RFC 8259,
- * section 2): they become spaces.
+ * A frame without line breaks. Those in it can only be white space between tokens (RFC 8259, section 2): they become
+ * spaces.
  */
-export function onOneLine(frame: Uint8Array): Buffer {
-  const bytes = Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength)
-  if (bytes.indexOf(LF) < 0) return bytes
+export function withoutBreaks(frame: Uint8Array): Buffer {
+  const bytes = asBuffer(frame)
+  if (bytes.indexOf(LF) < 0 && bytes.indexOf(CR) < 0) return bytes
   const copy = Buffer.from(bytes)
   for (const byte of [LF, CR]) {
     for (let at = copy.indexOf(byte); at >= 0; at = copy.indexOf(byte, at + 1)) copy[at] = SPACE
   }
   return copy
+}
+
+/** A carriage return alone ends no line on stdio: such a frame stays as it is. */
+function onOneLine(frame: Uint8Array): Buffer {
+  const bytes = asBuffer(frame)
+  return bytes.indexOf(LF) < 0 ? bytes : withoutBreaks(bytes)
 }
 
 /** The first byte that is not white space. */

@@ -17,6 +17,9 @@ import {
 import { rewrite } from './rewrite.js'
 import { type Head, parseError, Refusal, scan } from './scan.js'
 
+/** Streams that live as long as their session: nobody waits for their end (2026-07-28, basic/utilities/subscriptions). */
+export const LISTEN = 'subscriptions/listen'
+
 /** The frame with another id. `idText` is a JSON token. The frame must have an `id`. */
 export function withId(frame: Uint8Array, head: Head, idText: string): Buffer {
   if (head.idStart < 0) throw new TypeError('expected a frame with an id')

@@ -13,6 +13,9 @@ type Headers = Record<string, string>
 /** Headers as they came; names in lower case. */
 type Came = Readonly<Record<string, string | string[] | undefined>>
 
+/** 2026-07-28 streamable-http, "Server Validation". */
+export const HEADER_MISMATCH = -32020
+
 const PARAM = 'mcp-param-'
 const PROTOCOL_VERSION = 'io.modelcontextprotocol/protocolVersion'
 const CLIENT_CAPABILITIES = 'io.modelcontextprotocol/clientCapabilities'

@@ -94,7 +94,15 @@ export class Exchange {
 
 /** Messages of the proxy's own, from a place of a line to one of its ends. */
 export interface OwnMessages {
-  notify(stack: Stack<Passage>, place: number, to: Side, method: string, params?: object): Promise<void>
+  /** `extra` tells to which request of the far end they relate. */
+  notify(
+    stack: Stack<Passage>,
+    place: number,
+    to: Side,
+    method: string,
+    params?: object,
+    extra?: FrameMeta,
+  ): Promise<void>
   call(
     stack: Stack<Passage>,
     place: number,
@@ -102,6 +110,7 @@ export interface OwnMessages {
     method: string,
     params?: object,
     options?: CallOptions,
+    extra?: FrameMeta,
   ): Promise<Result>
 }
 
@@ -337,11 +346,19 @@ export class Passage implements Transit {
   }
 
   notify(place: number, to: Side, method: string, params?: object): Promise<void> {
-    return this.crossing.own.notify(this.stack, place, to, method, params)
+    return this.crossing.own.notify(this.stack, place, to, method, params, this.#related(to))
   }
 
   call(place: number, to: Side, method: string, params?: object, options?: CallOptions): Promise<Result> {
-    return this.crossing.waiting(this.crossing.own.call(this.stack, place, to, method, params, options))
+    const call = this.crossing.own.call(this.stack, place, to, method, params, options, this.#related(to))
+    return this.crossing.waiting(call)
+  }
+
+  /** What is said to whoever asked belongs to what was asked. */
+  #related(to: Side): FrameMeta | undefined {
+    const { id, request, finished } = this.exchange ?? {}
+    const asked = request?.direction === (to === 'client' ? 'client-to-server' : 'server-to-client')
+    return asked && !finished ? { relatedRequestId: id } : undefined
   }
 }
 

@@ -3,17 +3,16 @@ import type { Carrier } from './carrier.js'
 import type { Context, ErrorObject } from './context.js'
 import type { End } from './end.js'
 import { INVALID_REQUEST, inPhase, proxyError, type RpcError, reasons } from './error.js'
-import { elementsOfBatch, errorFrame, Message, metaMember, paramsMember, tokenValue } from './message.js'
+import { elementsOfBatch, errorFrame, LISTEN, Message, metaMember, paramsMember, tokenValue } from './message.js'
 import { Exchange } from './passage.js'
 import { peek, Refusal } from './scan.js'
 import { type Frame, FrameError, type FrameMeta } from './wire.js'
 
-/** Streams that live as long as their session: nobody waits for their end (2026-07-28, basic/utilities/subscriptions). */
-export const LISTEN = 'subscriptions/listen'
-
 export interface ReceiverOptions {
   /** Something came that no peer is told of in full. */
   report(error: Error, ctx?: Context): void
+  /** Requests of the client that may wait for their answers. */
+  maxPending: number
   /** Why the session takes no new requests from an end, if it takes none. */
   closing(end: End): RpcError | undefined
 }
@@ -80,7 +79,9 @@ export class Receiver {
     else if (known) return { code: INVALID_REQUEST, message: `Invalid request: id ${JSON.stringify(id)} is in use` }
     const gone = end.far.gone ?? this.#options.closing(end)
     if (gone) return inPhase(gone, 'not_sent').toJSON()
-    return end.isFull ? proxyError('overloaded').toJSON() : undefined
+    if (end.isFull) return proxyError('overloaded').toJSON()
+    const isTooMany = end.side === 'client' && end.requests.size >= this.#options.maxPending
+    return isTooMany ? proxyError('overloaded', { detail: 'too many requests wait' }).toJSON() : undefined
   }
 
   #notification(end: End, message: Message, meta?: FrameMeta): void {

@@ -1,6 +1,7 @@
 import { syncBuiltinESMExports } from 'node:module'
 import { type Application, createProxy } from './application.js'
 import type { Context } from './context.js'
+import { OptionError } from './error.js'
 import { type HttpOptions, type Listener, type Listening, stdioListener } from './listener/index.js'
 import { printable } from './log.js'
 import type { Upstream } from './upstream/index.js'
@@ -82,7 +83,7 @@ async function listen(app: Application, upstream: Upstream, on: HttpOptions | Li
   } catch (error) {
     if (typeof on === 'function') throw error
     const { code, message, syscall } = error as NodeJS.ErrnoException
-    if (error instanceof TypeError) throw new UsageError(`--listen: ${message}`)
+    if (error instanceof OptionError) throw new UsageError(`--listen: ${message}`)
     if (syscall !== 'listen' && syscall !== 'getaddrinfo') throw error
     throw new Error(`could not listen on ${on.host ?? '127.0.0.1'} port ${on.port}: ${code}`)
   }

@@ -16,7 +16,7 @@ interface ListAnswer {
 /** Which arguments each tool wants mirrored into headers, as learned from tools/list results. */
 export class ToolHeaders {
   readonly #known = new Map<string, ParamHeader[]>()
-  #asking: Promise<void> | undefined
+  #asking: Promise<boolean> | undefined
 
   /** Takes in one page. Returns the cursor of the next one. */
   learn(frame: Frame): string | undefined {
@@ -28,9 +28,17 @@ export class ToolHeaders {
     return typeof result.nextCursor === 'string' ? result.nextCursor : undefined
   }
 
-  /** Asks only when the tool is unknown. Never rejects: a call without the headers is for the server to refuse. */
+  /**
+   * Asks only when the tool is unknown, and once more where the round was another's, which may have failed with whoever
+   * asked. Never rejects: a call without the headers is for the server to refuse.
+   */
   async of(name: string, ask: AskTools): Promise<readonly ParamHeader[]> {
-    if (!this.#known.has(name)) await this.refresh(ask)
+    if (!this.#known.has(name)) {
+      const others = this.#asking
+      const learned = (await this.refresh(ask)) || (others !== undefined && (await this.refresh(ask)))
+      // Nothing is known of it then: the next one asks again.
+      if (!learned) return this.#known.get(name) ?? []
+    }
     const known = this.#known.get(name) ?? []
     this.#remember(name, known)
     return known
@@ -41,10 +49,13 @@ export class ToolHeaders {
     this.#known.set(name, headers)
   }
 
-  /** Asks for all pages. One round serves everyone who waits for it. */
-  refresh(ask: AskTools): Promise<void> {
+  /** Asks for all pages, and tells whether they came. One round serves everyone who waits for it. */
+  refresh(ask: AskTools): Promise<boolean> {
     this.#asking ??= this.#pages(ask)
-      .catch(() => {})
+      .then(
+        () => true,
+        () => false,
+      )
       .finally(() => {
         this.#asking = undefined
       })

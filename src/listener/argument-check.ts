@@ -7,8 +7,9 @@ import type { Frame, FrameMeta } from '../wire.js'
 
 /** Milliseconds for a page of tools/list. */
 const ASK_TIMEOUT = 5_000
-/** For how many principals schemas are remembered. */
+/** For how many principals schemas are remembered, and for how many milliseconds. */
 const MAX_PRINCIPALS = 1_000
+const MAX_AGE = 60_000
 
 /**
  * Holds the `Mcp-Param-*` of tool calls against their arguments (2026-07-28 streamable-http, "Server Behavior for Custom
@@ -16,11 +17,11 @@ const MAX_PRINCIPALS = 1_000
  * what the client was shown.
  */
 export class ArgumentCheck {
-  readonly #known = new Map<string | undefined, ToolHeaders>()
+  readonly #known = new Map<string | undefined, { tools: ToolHeaders; since: number }>()
 
   /** What is wrong; undefined where nothing is, or the schemas cannot be had. */
   async problem(session: Session, came: FrameMeta['headers'], frame: Frame, head: Head): Promise<string | undefined> {
-    if (head.method !== 'tools/call' || head.name === undefined) return undefined
+    if (head.kind !== 'request' || head.method !== 'tools/call' || head.name === undefined) return undefined
     const tools = this.#of(session.principal)
     const ask = asking(session, frame, head)
     const held = async () => mismatch(came ?? {}, frame, head, await tools.of(head.name as string, ask))
@@ -32,10 +33,11 @@ export class ArgumentCheck {
 
   #of(principal: string | undefined): ToolHeaders {
     const known = this.#known.get(principal)
-    if (known) return known
+    const now = performance.now()
+    if (known && now - known.since < MAX_AGE) return known.tools
     if (this.#known.size >= MAX_PRINCIPALS) this.#known.clear()
     const tools = new ToolHeaders()
-    this.#known.set(principal, tools)
+    this.#known.set(principal, { tools, since: now })
     return tools
   }
 }

@@ -34,10 +34,12 @@ export async function readBody(request: IncomingMessage, maxBytes: number): Prom
     const read = Buffer.isBuffer(body) ? body : Buffer.from(typeof body === 'string' ? body : JSON.stringify(body))
     return read.length > maxBytes ? tooLarge() : withoutBom(read)
   }
+  if (request.readableEnded) return invalid(400, 'the body was read before it came here, and is not in request.body')
   if (Number(length) > maxBytes) {
     cutOff(request)
     return tooLarge()
   }
+  if (request.destroyed) return invalid(400, 'the body broke off')
   return new Promise((resolve) => {
     const pieces = new Pieces()
     let refusedAlready = false

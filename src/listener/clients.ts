@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { INVALID_PARAMS } from '../error.js'
 import { elementsOfBatch, errorFrame } from '../message.js'
-import { isModernRevision, mismatch, missingMeta, modernVersion } from '../mirror.js'
+import { HEADER_MISMATCH, isModernRevision, mismatch, missingMeta, modernVersion } from '../mirror.js'
 import { type Head, Refusal, scan } from '../scan.js'
 import type { CloseOptions, Frame, FrameMeta, Wire } from '../wire.js'
 import { ArgumentCheck } from './argument-check.js'
@@ -12,8 +12,6 @@ import { SseClient } from './sse.js'
 import { StatelessClient } from './stateless.js'
 import { type Posted, type PostedMessage, StreamableClient } from './streamable.js'
 
-/** 2026-07-28 streamable-http, "Server Validation". */
-const HEADER_MISMATCH = -32020
 /** What a legacy `MCP-Protocol-Version` may say; 2025-06-18 was the first to have the header. */
 const LEGACY = new Set(['2024-11-05', '2025-03-26', '2025-06-18', '2025-11-25'])
 const SESSION_ID_BYTES = 32
@@ -70,7 +68,7 @@ export class Clients {
       return this.#stateless(admitted, first)
     }
     const refusal = this.#legacy(admitted, posted)
-    return refusal && { ...refusal, idText: first?.head.idText }
+    return refusal && { ...refusal, idText: first?.head.kind === 'request' ? first.head.idText : undefined }
   }
 
   /** A GET of a session's stream, or a DELETE of the session. */
@@ -115,8 +113,8 @@ export class Clients {
     const wire = new StatelessClient({ response, frame, head, meta, keepAlive: this.#options.keepAlive })
     const { session } = this.#join(wire, { principal, era: 'modern' })
     const problem = await this.#check.problem(session, request.headers, frame, head)
-    if (problem !== undefined) return { ...mismatched(problem), idText }
-    wire.begin()
+    if (problem === undefined) wire.begin()
+    else wire.refuse({ ...mismatched(problem), idText })
     return undefined
   }
 
@@ -156,7 +154,7 @@ export class Clients {
   }
 
   #join(wire: Wire, options: AcceptOptions): Accepted {
-    const accepted = this.#accept(wire, options)
+    const accepted = this.#accept(wire, { ...options, maxPending: this.#options.maxPending })
     this.#accepted.add(accepted)
     void accepted.closed.then(() => this.#accepted.delete(accepted))
     return accepted

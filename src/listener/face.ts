@@ -1,6 +1,6 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { INTERNAL_ERROR } from '../error.js'
+import { INTERNAL_ERROR, OptionError } from '../error.js'
 import type { CloseOptions } from '../wire.js'
 import { accepts, isJson, readBody } from './body.js'
 import { type Admitted, Clients } from './clients.js'
@@ -29,14 +29,20 @@ export class Face {
   readonly #routes: ReadonlyMap<string, Route>
   readonly #token: Buffer | undefined
   readonly #maxBodyBytes: number
+  readonly #demandsPrincipal: boolean
   readonly #clients: Clients
 
-  /** @throws `TypeError` for options that cannot be */
-  constructor(accept: Accept, served: Served, options: HandlerOptions) {
+  /**
+   * `demandsPrincipal`: whom nobody knows is turned away.
+   * @throws `OptionError`
+   */
+  constructor(accept: Accept, served: Served, options: HandlerOptions, { demandsPrincipal = false } = {}) {
     const { path = '/mcp', token } = options
-    if (!path.startsWith('/'))
-      throw new TypeError(`path: expected one that begins with "/", got ${JSON.stringify(path)}`)
-    if (token === '') throw new TypeError('token: expected a text, got an empty one')
+    if (!path.startsWith('/')) {
+      throw new OptionError(`path: expected one that begins with "/", got ${JSON.stringify(path)}`)
+    }
+    if (token === '') throw new OptionError('token: expected a text, got an empty one')
+    this.#demandsPrincipal = demandsPrincipal
     this.#served = served
     this.#guard = new Guard(options)
     this.#token = token === undefined ? undefined : digest(token)
@@ -63,15 +69,19 @@ export class Face {
       next()
       return
     }
+    // A response behind another one of its connection has no socket yet, and never learns of its end without one.
+    if (!response.socket) {
+      response.once('socket', () => this.handle(request, response, next))
+      return
+    }
     response.on('error', () => {})
-    this.#serve(route, request, response).then(
-      (refusal) => refusal && refuse(response, refusal),
-      (error: Error) => {
+    this.#serve(route, request, response)
+      .then((refusal) => refusal && refuse(response, refusal))
+      .catch((error: Error) => {
         this.#served.report(error)
         if (response.headersSent) response.destroy()
         else refuse(response, { status: 500, error: { code: INTERNAL_ERROR, message: 'Internal error' } })
-      },
-    )
+      })
   }
 
   /** Takes no new sessions, lets those that are there finish, and resolves when none is left. */
@@ -133,6 +143,7 @@ export class Face {
       return { ...refused(admission.status, 'denied'), headers: { ...admission.headers } }
     }
     const principal = admission?.principal ?? (this.#token && 'token')
+    if (principal === undefined && this.#demandsPrincipal) return unauthorized('Bearer')
     const authInfo = admission?.authInfo
     return { request, response, principal, meta: authInfo === undefined ? { headers } : { headers, authInfo } }
   }

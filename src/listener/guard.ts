@@ -1,11 +1,12 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import { isIPv6 } from 'node:net'
+import { OptionError } from '../error.js'
 import { invalid, type Refused, refused } from './reply.js'
 
 /** Names of this machine that only a program on it can mean. */
 const LOOPBACK = new Set(['localhost', '127.0.0.1', '[::1]'])
 /** Node keeps the first of several in silence, or joins them: two readers would differ. */
-const ONCE = /^(?:host|origin|authorization|accept|content-type|content-length|last-event-id|mcp-.+)$/
+const ONCE = /^(?:host|origin|authorization|content-type|content-length|last-event-id|mcp-.+)$/
 const HOST = /^(\[[\da-f:.]+\]|[^\s:@/\\?#[\]]+)(?::(\d{1,5}))?$/
 
 export interface GuardOptions {
@@ -23,7 +24,7 @@ export class Guard {
   readonly #hosts: ReadonlySet<string>
   readonly #origins: ReadonlySet<string>
 
-  /** @throws `TypeError` for a host or an origin that is none */
+  /** @throws `OptionError` for a host or an origin that is none */
   constructor({ allowHosts = [], allowOrigins = [] }: GuardOptions) {
     this.#hosts = new Set([...LOOPBACK, ...allowHosts.map(checkedHost)])
     this.#origins = new Set(allowOrigins.map(checkedOrigin))
@@ -79,13 +80,13 @@ function repeated(rawHeaders: readonly string[]): string | undefined {
 function checkedHost(host: string): string {
   const name = hostName(host.toLowerCase())
   if (HOST.test(name)) return name
-  throw new TypeError(`allowHosts: expected a host, or host:port, got ${JSON.stringify(host)}`)
+  throw new OptionError(`allowHosts: expected a host, or host:port, got ${JSON.stringify(host)}`)
 }
 
 function checkedOrigin(origin: string): string {
   const url = httpUrl(origin)
   if (url && (url.origin === origin || url.href === origin)) return url.origin
-  throw new TypeError(`allowOrigins: expected an origin as https://app.example.com, got ${JSON.stringify(origin)}`)
+  throw new OptionError(`allowOrigins: expected an origin as https://app.example.com, got ${JSON.stringify(origin)}`)
 }
 
 function httpUrl(text: string): URL | undefined {

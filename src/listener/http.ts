@@ -1,5 +1,6 @@
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
+import { OptionError } from '../error.js'
 import type { Ending } from '../session.js'
 import type { CloseOptions } from '../wire.js'
 import { Face } from './face.js'
@@ -17,18 +18,18 @@ const ENDED: Ending = { served: true }
 /**
  * Serves clients on a port.
  *
- * @throws (rejects) `TypeError` for an address that others can reach and nobody authenticates at; what Node says where
+ * @throws (rejects) `OptionError` for an address that others can reach and nobody authenticates at; what Node says where
  * it cannot be listened on
  */
 export async function listenHttp(options: HttpOptions, accept: Accept, served: Served): Promise<Listening> {
   const { port, host = '127.0.0.1', path = '/mcp', token, allowUnauthenticated, allowHosts = [] } = options
-  const isProtected = isLoopback(host) || token !== undefined || served.authenticates || allowUnauthenticated === true
-  if (!isProtected) {
+  const isOpen = isLoopback(host) || allowUnauthenticated === true
+  if (!isOpen && token === undefined && !served.authenticates) {
     const got = `host ${JSON.stringify(host)}, which other machines can reach`
-    throw new TypeError(`expected a token, middleware that authenticates, or allowUnauthenticated; got ${got}`)
+    throw new OptionError(`expected a token, middleware that authenticates, or allowUnauthenticated; got ${got}`)
   }
   const named = isWildcard(host) || isLoopback(host) ? allowHosts : [...allowHosts, host]
-  const face = new Face(accept, served, { ...options, allowHosts: named })
+  const face = new Face(accept, served, { ...options, allowHosts: named }, { demandsPrincipal: !isOpen })
   const server = createServer(
     {
       headersTimeout: HEADERS_TIMEOUT,
@@ -53,7 +54,7 @@ export async function listenHttp(options: HttpOptions, accept: Accept, served: S
     server.once('error', reject)
     server.listen({ port, host }, resolve)
   })
-  server.on('error', (error) => served.report(error))
+  server.removeAllListeners('error').on('error', (error) => served.report(error))
   let tell!: (ending: Ending) => void
   const closed = new Promise<Ending>((resolve) => {
     tell = resolve

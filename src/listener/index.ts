@@ -17,6 +17,8 @@ export interface AcceptOptions {
   principal?: string
   /** Where the client's first message tells that it is of 2026-07-28: its session is that one message's. */
   era?: 'modern'
+  /** Requests that may wait for their answers, past which one gets -31005. @default as many as come */
+  maxPending?: number
 }
 
 /** What a listener does with each client that comes. */
@@ -30,7 +32,7 @@ export interface Health {
   sessions: number
   pending: number
   upstream: {
-    /** As in `session.upstream`. */
+    /** The command's base name, or the URL's origin. */
     name: string
     /** What the last session that spoke to it, or could not, has shown. */
     state: 'unknown' | 'up' | 'down'

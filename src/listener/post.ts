@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import type { Frame, FrameMeta } from '../wire.js'
-import { EventStream, empty, type Headers, isOpen, isStreamed, json, over, refuse, refused } from './reply.js'
+import { beats, EventStream, empty, type Headers, isOpen, isStreamed, json, over, refuse, refused } from './reply.js'
 import type { ResumableStream } from './resumable.js'
 
 export interface PostOptions {
@@ -30,7 +30,7 @@ export class Post {
   readonly #options: PostOptions
   readonly #owed: Set<RequestId>
   readonly #answers: Frame[]
-  readonly #quiet: NodeJS.Timeout
+  readonly #quiet: NodeJS.Timeout | undefined
   #stream: ResumableStream | undefined
 
   constructor(response: ServerResponse, options: PostOptions) {
@@ -38,7 +38,7 @@ export class Post {
     this.#options = options
     this.#owed = new Set(options.owed)
     this.#answers = options.answers
-    this.#quiet = setTimeout(() => this.stream(), options.keepAlive).unref()
+    this.#quiet = beats(setTimeout, () => this.stream(), options.keepAlive)
     void over(response).then(() => clearTimeout(this.#quiet))
   }
 
@@ -66,9 +66,10 @@ export class Post {
     this.#owed.delete(id)
     const chosen = meta?.headers?.['content-type'] !== undefined
     if (chosen ? isStreamed(meta) : this.#options.prefersStream) this.stream()
-    const ready = this.#stream ? this.#stream.message(frame).ready : void this.#answers.push(frame)
+    const ready = this.#stream?.message(frame).ready
+    if (!this.#stream) this.#answers.push(frame)
     this.#finish()
-    return ready ?? undefined
+    return ready
   }
 
   /** One of its requests was cancelled: silence is its outcome. */

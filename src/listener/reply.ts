@@ -2,14 +2,17 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { finished } from 'node:stream'
 import { type Deferred, deferred } from '../deferred.js'
 import { INVALID_REQUEST, PARSE_ERROR, proxyError, type Reason } from '../error.js'
-import { onOneLine } from '../lines.js'
+import { withoutBreaks } from '../lines.js'
 import { errorFrame } from '../message.js'
+import { LONGEST_TIMER } from '../rest.js'
 import type { Frame, FrameMeta } from '../wire.js'
 
 /** Bytes that wait for a reader before its source is held up. */
 const HIGH_WATER = 1 << 20
 /** Milliseconds after which a reader that takes nothing is cut off. */
 const PATIENCE = 30_000
+/** Milliseconds that responses have to be read when their session ends. */
+const LAST_READ = 2_000
 /** Milliseconds that a refused body may go on before its connection is cut: so long the refusal has to be read. */
 const LINGER = 1_000
 
@@ -72,28 +75,41 @@ export function cutOff(request: IncomingMessage): void {
   request.once('close', () => clearTimeout(timer))
 }
 
+const ends = new WeakMap<ServerResponse, Promise<void>>()
+
 /** Resolves when a response was handed to the operating system, or its client is gone. */
 export function over(response: ServerResponse): Promise<void> {
-  return new Promise((resolve) => {
-    finished(response, () => resolve())
-  })
+  let end = ends.get(response)
+  if (!end) {
+    end = new Promise((resolve) => {
+      finished(response, () => resolve())
+    })
+    ends.set(response, end)
+  }
+  return end
 }
 
-/** Resolves when responses are over; those that their clients do not read are cut off in the end. */
-export async function settle(responses: readonly ServerResponse[], milliseconds: number): Promise<void> {
-  const timer = setTimeout(() => {
-    for (const it of responses) it.destroy()
-  }, milliseconds)
+/** Resolves when responses are over; those that their clients do not read are cut off in the end, or at once. */
+export async function settle(responses: readonly ServerResponse[], urgent = false): Promise<void> {
+  const timer = setTimeout(
+    () => {
+      for (const it of responses) it.destroy()
+    },
+    urgent ? 0 : LAST_READ,
+  )
   await Promise.all(responses.map(over))
   clearTimeout(timer)
+}
+
+/** A timer for comments, or for the stream to put them on; 0 is off. It keeps no process alive. */
+export function beats(start: typeof setInterval | typeof setTimeout, beat: () => void, milliseconds: number) {
+  return milliseconds > 0 ? start(beat, Math.min(milliseconds, LONGEST_TIMER)).unref() : undefined
 }
 
 /** An event stream to a client (WHATWG HTML, section 9.2). Its head leaves at once. */
 export class EventStream {
   readonly response: ServerResponse
-  readonly #beat: NodeJS.Timeout
   #drained: Deferred | undefined
-  #late: NodeJS.Timeout | undefined
 
   /** `keepAlive`: milliseconds between the comments that keep an idle stream alive */
   constructor(response: ServerResponse, headers: Headers, keepAlive: number) {
@@ -106,10 +122,11 @@ export class EventStream {
     }
     response.writeHead(200, { ...own, ...headers })
     response.flushHeaders()
-    this.#beat = setInterval(() => this.#put(': keep-alive\n\n'), keepAlive).unref()
+    const beat = beats(setInterval, () => this.#put(': keep-alive\n\n'), keepAlive)
     response.on('drain', () => this.#flow())
+    response.on('timeout', () => response.destroy())
     void over(response).then(() => {
-      clearInterval(this.#beat)
+      clearInterval(beat)
       this.#flow()
     })
   }
@@ -121,9 +138,10 @@ export class EventStream {
   /** Returns a promise where the reader is behind: it resolves when there is room again, or the reader is gone. */
   message(frame: Frame, id?: string): Promise<void> | undefined {
     const head = id === undefined ? 'data: ' : `id: ${id}\ndata: `
-    this.#put(Buffer.concat([Buffer.from(head), onOneLine(frame), Buffer.from('\n\n')]))
+    this.#put(Buffer.concat([Buffer.from(head), withoutBreaks(frame), Buffer.from('\n\n')]))
     if (!this.isOpen || this.response.writableLength <= HIGH_WATER) return undefined
-    this.#late ??= setTimeout(() => this.response.destroy(), PATIENCE)
+    // Node's own timer: it looks at whether bytes go out.
+    if (!this.#drained) this.response.setTimeout(PATIENCE)
     this.#drained ??= deferred()
     return this.#drained.promise
   }
@@ -149,9 +167,9 @@ export class EventStream {
   }
 
   #flow(): void {
-    clearTimeout(this.#late)
-    this.#late = undefined
-    this.#drained?.resolve()
+    if (!this.#drained) return
+    if (!this.response.destroyed) this.response.setTimeout(0)
+    this.#drained.resolve()
     this.#drained = undefined
   }
 }

@@ -1,5 +1,6 @@
+import { type Deferred, deferred } from '../deferred.js'
 import type { Frame } from '../wire.js'
-import type { EventStream } from './reply.js'
+import { type EventStream, over } from './reply.js'
 import type { EventStore, Replay } from './store.js'
 
 /** Where the streams of one session keep their events. */
@@ -36,7 +37,11 @@ export class ResumableStream {
   #appended: Promise<void> | void = undefined
   /** Events that are not to be said any more. */
   readonly #withdrawn = new Set<number>()
-  /** Called when a response has everything that was waiting for one. */
+  /** Resolves when a response that is told what came before has it all, or is gone. */
+  #caughtUp: Deferred | undefined
+  /** An event was written to a response that was not live when it came. */
+  onsaid?: (seq: number) => void
+  /** A response has all that was kept up to an event: what was not said by then never will be. */
   onattached?: () => void
 
   constructor(id: string, journal: Journal) {
@@ -63,7 +68,9 @@ export class ResumableStream {
     this.#seq += 1
     const seq = this.#seq
     this.#append(seq, frame)
-    if (!this.#live || !this.isRead) return { seq, ready: undefined }
+    if (!this.isRead) return { seq, ready: undefined }
+    // It comes by way of the store, which must not run over meanwhile.
+    if (!this.#live) return { seq, ready: this.#caughtUp?.promise }
     this.#written = seq
     return { seq, ready: this.#stream?.message(frame, this.#idOf(seq)) }
   }
@@ -90,26 +97,31 @@ export class ResumableStream {
 
   /** Gives it a response, which says all behind `seq` and then what comes. Another one that it has is ended. */
   async attach(stream: EventStream, seq: number): Promise<void> {
-    this.#stream?.end()
+    this.#leave()?.end()
     this.#stream = stream
-    this.#live = false
+    const caughtUp = deferred()
+    this.#caughtUp = caughtUp
+    void over(stream.response).then(caughtUp.resolve)
+    const isGone = () => this.#stream !== stream || !stream.isOpen
     let at = seq
     while (at < this.#seq) {
       const upTo = this.#seq
       const replay = await this.behind(at)
-      if (this.#stream !== stream) return
+      if (isGone()) return
       if (!replay?.complete) this.#journal.onLoss(new Error('events that a client has not seen were not kept'))
       for (const { seq, frame } of replay?.events ?? []) {
         at = seq
-        this.#written = seq
-        if (this.#withdrawn.delete(seq)) continue
+        if (this.#withdrawn.has(seq)) continue
+        this.#written = Math.max(this.#written, seq)
+        this.onsaid?.(seq)
         await stream.message(frame, this.#idOf(seq))
-        if (this.#stream !== stream) return
+        if (isGone()) return
       }
       at = Math.max(at, upTo)
     }
     this.#written = this.#seq
     this.#live = true
+    caughtUp.resolve()
     this.onattached?.()
     if (this.#over) stream.end()
   }
@@ -122,10 +134,7 @@ export class ResumableStream {
 
   /** The response ends, the stream goes on. */
   detach(retry?: number): void {
-    const stream = this.#stream
-    this.#stream = undefined
-    this.#live = false
-    stream?.end(retry)
+    this.#leave()?.end(retry)
   }
 
   /** Nothing more will come. */
@@ -135,9 +144,18 @@ export class ResumableStream {
   }
 
   /** Lets go of what it keeps. */
-  forget(): void {
+  async forget(): Promise<void> {
     this.finish()
-    void this.#keep(() => this.#journal.store.forget(this.#journal.session, this.id))
+    await this.#appended
+    await this.#keep(() => this.#journal.store.forget(this.#journal.session, this.id))
+  }
+
+  #leave(): EventStream | undefined {
+    const stream = this.#stream
+    this.#stream = undefined
+    this.#live = false
+    this.#caughtUp?.resolve()
+    return stream
   }
 
   #idOf(seq: number): string {

@@ -2,9 +2,6 @@ import type { ServerResponse } from 'node:http'
 import type { CloseOptions, Frame, FrameMeta, Wire } from '../wire.js'
 import { EventStream, empty, over, type Refused, refused, settle } from './reply.js'
 
-/** Milliseconds that the stream has to be read when the session ends. */
-const LAST_READ = 2_000
-
 export interface SseOptions {
   response: ServerResponse
   /** Where the client is to POST its messages. */
@@ -61,7 +58,7 @@ export class SseClient implements Wire {
   /** Ends the stream. Urgent: without waiting for its reader. */
   async close({ urgent = false }: CloseOptions = {}): Promise<void> {
     this.#stream.end()
-    await settle([this.#options.response], urgent ? 0 : LAST_READ)
+    await settle([this.#options.response], urgent)
   }
 
   #leave(): void {

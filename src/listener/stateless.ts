@@ -2,23 +2,37 @@ import type { ServerResponse } from 'node:http'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { isProxyCode, METHOD_NOT_FOUND, proxyError } from '../error.js'
 import { member } from '../json.js'
-import { notificationFrame, tokenValue } from '../message.js'
+import { errorFrame, LISTEN, notificationFrame, tokenValue } from '../message.js'
+import { HEADER_MISMATCH } from '../mirror.js'
 import { type Head, scan } from '../scan.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
-import { EventStream, empty, type Headers, isOpen, isStreamed, json, over, refuse, refused, settle } from './reply.js'
+import {
+  beats,
+  EventStream,
+  empty,
+  type Headers,
+  isOpen,
+  isStreamed,
+  json,
+  over,
+  type Refused,
+  refuse,
+  refused,
+  settle,
+} from './reply.js'
 
-/** Milliseconds that the response has to be read when the application closes. */
-const LAST_READ = 2_000
 /** Statuses of errors that 2026-07-28 (streamable-http) itself gives one, wherever they arise. */
 const STATUSES = new Map<unknown, number>([
-  [-32020, 400],
+  [HEADER_MISMATCH, 400],
   [-32021, 400],
   [-32022, 400],
   [METHOD_NOT_FOUND, 404],
 ])
+/** What an upstream says of our credentials is nothing to a client that has given its own. */
+const OUR_CREDENTIALS = new Set([401, 403, 407])
 /** What an upstream's headers say of its own connection, its own clients or its own body. */
 const NOT_PASSED =
-  /^(?:connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-.*|date|server|via|set-cookie|www-authenticate|access-control-.*|mcp-session-id|alt-svc|strict-transport-security|cache-control|x-accel-buffering|vary|accept-ranges)$/
+  /^(?:connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-.*|date|server|via|set-cookie|www-authenticate|access-control-.*|mcp-session-id|alt-svc|strict-transport-security|cache-control|x-accel-buffering|vary|accept-ranges|location|refresh)$/
 
 export interface StatelessOptions {
   response: ServerResponse
@@ -36,7 +50,7 @@ export class StatelessClient implements Wire {
   onerror?: Wire['onerror']
 
   readonly #options: StatelessOptions
-  readonly #quiet: NodeJS.Timeout
+  readonly #quiet: NodeJS.Timeout | undefined
   #stream: EventStream | undefined
   #answered = false
   #handed = false
@@ -44,7 +58,7 @@ export class StatelessClient implements Wire {
 
   constructor(options: StatelessOptions) {
     this.#options = options
-    this.#quiet = setTimeout(() => this.#open(), options.keepAlive).unref()
+    this.#quiet = beats(setTimeout, () => this.#open(), options.keepAlive)
     void over(options.response).then(() => this.#gone())
   }
 
@@ -60,6 +74,13 @@ export class StatelessClient implements Wire {
     if (head.kind === 'notification') empty(response, 202)
   }
 
+  /** Turns it away before it was handed over, also where that took so long that comments are sent already. */
+  refuse(refusal: Refused): void {
+    void this.#stream?.message(errorFrame(refusal.idText, refusal.error))
+    this.#end()
+    refuse(this.#options.response, refusal)
+  }
+
   send(frame: Frame, meta: FrameMeta = {}): Promise<void> | undefined {
     const head = scan(frame)
     if (head.kind === 'request') throw proxyError('client_unreachable')
@@ -68,8 +89,12 @@ export class StatelessClient implements Wire {
     if (isAnswer && !this.#stream && !isStreamed(meta)) return this.#reply(frame, head, meta)
     const ready = this.#open(meta.headers)?.message(frame)
     // The server took it back: no answer will come (2026-07-28 basic/patterns/cancellation).
-    if (isAnswer || head.method === 'notifications/cancelled') this.#end()
+    if (isAnswer || (this.#isListen && head.method === 'notifications/cancelled')) this.#end()
     return ready
+  }
+
+  get #isListen(): boolean {
+    return this.#options.head.method === LISTEN
   }
 
   stream({ relatedRequestId, type, headers }: StreamEvent): void {
@@ -84,7 +109,7 @@ export class StatelessClient implements Wire {
     const { response } = this.#options
     if (!this.#answered && !this.#stream) refuse(response, refused(503, 'shutting_down'))
     this.#end()
-    await settle([response], urgent ? 0 : LAST_READ)
+    await settle([response], urgent)
   }
 
   #reply(frame: Frame, head: Head, { status, headers }: FrameMeta): undefined {
@@ -122,14 +147,18 @@ export class StatelessClient implements Wire {
 function statusOf(frame: Frame, head: Head, status = 0): number {
   const span = member(frame, head.errorStart, 'code')
   const code = span && tokenValue(frame, span)
-  if (status >= 400 && !isProxyCode(code)) return status
+  if (status >= 400 && !isProxyCode(code) && !OUR_CREDENTIALS.has(status)) return status
   return STATUSES.get(code) ?? 200
 }
 
 function passedOn(came: FrameMeta['headers'] = {}): Headers {
   const passed: Headers = {}
+  const ofConnection = String(came.connection ?? '')
+    .toLowerCase()
+    .split(/\s*,\s*/)
   for (const [name, value] of Object.entries(came)) {
-    if (value !== undefined && !NOT_PASSED.test(name)) passed[name] = String(value)
+    if (value === undefined || NOT_PASSED.test(name) || ofConnection.includes(name)) continue
+    passed[name] = String(value)
   }
   return passed
 }

@@ -54,7 +54,10 @@ interface Kept {
   bytes: number
 }
 
-/** Keeps events in this process. The oldest go first, of a session that is over its own bounds, else of all. */
+/**
+ * Keeps events in this process. The oldest go first, of a session that is over its own bounds, else of all; the newest
+ * stays, however large it is.
+ */
 export class MemoryEventStore implements EventStore {
   readonly #maxBytes: number
   readonly #maxSessionBytes: number
@@ -85,8 +88,10 @@ export class MemoryEventStore implements EventStore {
     this.#entries.add(entry)
     kept.bytes += frame.length
     this.#bytes += frame.length
-    while (kept.bytes > this.#maxSessionBytes || kept.entries.size > this.#maxSessionEvents) this.#drop(kept.entries)
-    while (this.#bytes > this.#maxBytes) this.#drop(this.#entries)
+    const isOver = () => kept.bytes > this.#maxSessionBytes || kept.entries.size > this.#maxSessionEvents
+    // The newest stays: it may be the answer that a client comes back for.
+    while (kept.entries.size > 1 && isOver()) this.#drop(kept.entries)
+    while (this.#entries.size > 1 && this.#bytes > this.#maxBytes) this.#drop(this.#entries)
   }
 
   after(session: string, stream: string, seq: number): Replay {

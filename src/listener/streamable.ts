@@ -17,8 +17,6 @@ import { Streams } from './streams.js'
 const POLLING = '2025-11-25'
 /** Milliseconds after which a client that lost a stream should come back. */
 const RETRY = 1_000
-/** Milliseconds that responses have to be read when the session ends. */
-const LAST_READ = 2_000
 
 export interface StreamableOptions {
   /** What the client sends as `Mcp-Session-Id`. */
@@ -31,8 +29,6 @@ export interface StreamableOptions {
   streamTimeout: number
   /** Milliseconds that the session may be without a connection. */
   idleTimeout: number
-  /** How many requests may wait for their answers. */
-  maxPending: number
   /** The session is over. */
   onover(): void
 }
@@ -70,7 +66,10 @@ export class StreamableClient implements Wire {
   readonly #tokens = new Map<unknown, Post>()
   readonly #responses = new Set<ServerResponse>()
   #session: Session | undefined
-  #initialize: { id: RequestId; version: string; failed: boolean } | undefined
+  /** `initialize`, until it is answered. */
+  #handshake: { id: RequestId; version: string } | undefined
+  /** Without a handshake there is no session. */
+  #isSession = true
   #idle: NodeJS.Timeout | undefined
   #paused = false
   #left = false
@@ -125,11 +124,12 @@ export class StreamableClient implements Wire {
 
   #answer(frame: Frame, head: Head, id: RequestId, meta: FrameMeta): Promise<void> | undefined {
     const post = this.#settled(id)
-    const failed = head.isError && this.#initialize?.id === id
-    if (failed) this.#initialize!.failed = true
+    if (this.#handshake?.id === id) {
+      this.#handshake = undefined
+      this.#isSession = !head.isError || this.#session?.protocolVersion !== undefined
+    }
     const ready = post?.answer(id, frame, meta)
-    // Without a handshake there is no session.
-    if (failed) this.leave()
+    if (!this.#isSession) this.leave()
     return ready
   }
 
@@ -178,9 +178,10 @@ export class StreamableClient implements Wire {
     const lastEventId = request.headers['last-event-id']
     const event = lastEventId === undefined ? undefined : parseEventId(String(lastEventId))
     const stream = lastEventId === undefined ? this.#streams.standalone : this.#streams.get(event?.stream ?? '')
-    if (event === undefined && stream?.isRead) return invalid(409, 'this session has its stream already')
     const seq = event?.seq ?? stream?.said ?? 0
     const replay = await stream?.behind(seq)
+    // Another one may have come while the store was asked.
+    if (event === undefined && stream?.isRead) return invalid(409, 'this session has its stream already')
     const isEmpty = replay?.events.length === 0
     if (!stream || !replay || (stream.isOver && isEmpty && !replay.complete)) {
       return invalid(400, 'no events are kept behind this Last-Event-ID')
@@ -204,13 +205,12 @@ export class StreamableClient implements Wire {
   }
 
   #refusal({ messages, isBatch }: Posted): Refused | undefined {
-    const requests = messages.filter(({ head }) => head.kind === 'request')
-    const id = isBatch ? undefined : requests[0]?.head.id
+    const [first] = messages
+    const id = !isBatch && first?.head.kind === 'request' ? first.head.id : undefined
     if (this.#left) return invalid(404, 'unknown session')
     if (this.#paused) return refused(503, 'overloaded', undefined, { 'retry-after': '1' })
     if (id !== undefined && this.#waiting.has(id)) return { status: 400, error: inUse(id) }
-    const isTooMany = requests.length > 0 && this.#waiting.size + requests.length > this.#options.maxPending
-    return isTooMany ? refused(200, 'overloaded', 'too many requests wait') : undefined
+    return undefined
   }
 
   #expect(
@@ -222,7 +222,7 @@ export class StreamableClient implements Wire {
   ): void {
     for (const { frame, head } of taken.values()) {
       if (head.method !== 'initialize') continue
-      this.#initialize = { id: head.id!, version: String(paramOf(frame, head, 'protocolVersion')), failed: false }
+      this.#handshake = { id: head.id!, version: String(paramOf(frame, head, 'protocolVersion')) }
     }
     const post = new Post(response, {
       owed: taken.keys(),
@@ -247,7 +247,7 @@ export class StreamableClient implements Wire {
   /** Silence is the outcome of a request that is taken back; a handshake cannot be (2025-11-25 basic/utilities). */
   #cancelled(frame: Frame, head: Head): void {
     const id = paramOf(frame, head, 'requestId') as RequestId
-    if (id !== this.#initialize?.id) this.#settled(id)?.forget(id)
+    if (id !== this.#handshake?.id) this.#settled(id)?.forget(id)
   }
 
   #settled(id: RequestId): Post | undefined {
@@ -259,12 +259,12 @@ export class StreamableClient implements Wire {
 
   /** Whether this client knows an event without data: by what it says of this request, else by the handshake. */
   #polls({ headers }: IncomingMessage): boolean {
-    const version = headers['mcp-protocol-version'] ?? this.#session?.protocolVersion ?? this.#initialize?.version
+    const version = headers['mcp-protocol-version'] ?? this.#session?.protocolVersion ?? this.#handshake?.version
     return String(version ?? '') >= POLLING
   }
 
   #headers(): Headers {
-    return this.#initialize?.failed ? {} : { 'mcp-session-id': this.#options.id }
+    return this.#isSession ? { 'mcp-session-id': this.#options.id } : {}
   }
 
   #connected(response: ServerResponse): void {
@@ -287,13 +287,9 @@ export class StreamableClient implements Wire {
   async #close(): Promise<void> {
     if (!this.#left) this.#leave()
     for (const post of new Set([...this.#waiting.values()].map((it) => it.post))) post.close()
-    this.#streams.close()
-    await settle([...this.#responses], LAST_READ)
-    try {
-      await this.#journal.store.forget(this.#journal.session)
-    } catch (error) {
-      this.#journal.onLoss(error as Error)
-    }
+    this.#streams.finish()
+    await settle([...this.#responses])
+    await this.#streams.close()
   }
 }
 

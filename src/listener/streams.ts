@@ -23,7 +23,8 @@ export class Streams {
   readonly #byId = new Map<string, ResumableStream>()
   /** Those that are over, the oldest first. */
   readonly #over = new Set<ResumableStream>()
-  readonly #unread = new Map<ResumableStream, Set<NodeJS.Timeout>>()
+  /** Requests of the server that nobody has read yet, by their number. */
+  readonly #unread = new Map<ResumableStream, Map<number, { timeout: NodeJS.Timeout; head: Head }>>()
   #serial = 0
 
   constructor(options: StreamsOptions) {
@@ -44,13 +45,13 @@ export class Streams {
   say(stream: ResumableStream, frame: Frame, head: Head): Promise<void> | undefined {
     const { seq, ready } = stream.message(frame)
     if (head.kind !== 'request' || stream.isRead) return ready
-    const timers = this.#unread.get(stream) ?? new Set()
-    this.#unread.set(stream, timers)
+    const waiting = this.#unread.get(stream) ?? new Map()
+    this.#unread.set(stream, waiting)
     const timeout = timer(() => {
-      timers.delete(timeout)
+      waiting.delete(seq)
       if (stream.withdraw(seq)) this.#options.onUnread(head)
     }, this.#options.timeout)
-    timers.add(timeout)
+    waiting.set(seq, { timeout, head })
     return ready
   }
 
@@ -61,27 +62,40 @@ export class Streams {
     if (this.#over.size <= MAX_OVER || !oldest) return
     this.#over.delete(oldest)
     this.#byId.delete(oldest.id)
-    this.#read(oldest)
-    oldest.forget()
+    this.#giveUp(oldest)
+    void oldest.forget()
   }
 
   /** Nothing more will be said on any. */
-  close(): void {
-    for (const stream of this.#byId.values()) {
-      this.#read(stream)
-      stream.finish()
-    }
+  finish(): void {
+    for (const stream of this.#byId.values()) stream.finish()
+  }
+
+  /** Lets go of all that they keep. */
+  async close(): Promise<void> {
+    for (const waiting of this.#unread.values()) for (const { timeout } of waiting.values()) clearTimeout(timeout)
+    this.#unread.clear()
+    await Promise.all([...this.#byId.values()].map((it) => it.forget()))
   }
 
   #add(id: string): ResumableStream {
     const stream = new ResumableStream(id, this.#options.journal)
-    stream.onattached = () => this.#read(stream)
+    stream.onsaid = (seq) => {
+      clearTimeout(this.#unread.get(stream)?.get(seq)?.timeout)
+      this.#unread.get(stream)?.delete(seq)
+    }
+    stream.onattached = () => this.#giveUp(stream)
     this.#byId.set(id, stream)
     return stream
   }
 
-  #read(stream: ResumableStream): void {
-    for (const timeout of this.#unread.get(stream) ?? []) clearTimeout(timeout)
+  /** What is not said by now never will be: nothing of it is kept. */
+  #giveUp(stream: ResumableStream): void {
+    const waiting = this.#unread.get(stream)
     this.#unread.delete(stream)
+    for (const { timeout, head } of waiting?.values() ?? []) {
+      clearTimeout(timeout)
+      this.#options.onUnread(head)
+    }
   }
 }

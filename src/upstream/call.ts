@@ -2,7 +2,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { proxyError, RpcError } from '../error.js'
 import { errorFrame, resultMember, tokenValue } from '../message.js'
-import { argumentHeaders, metadataHeaders, modernVersion, paramHeaders, prefersStream } from '../mirror.js'
+import {
+  argumentHeaders,
+  HEADER_MISMATCH,
+  metadataHeaders,
+  modernVersion,
+  paramHeaders,
+  prefersStream,
+} from '../mirror.js'
 import type { Head } from '../scan.js'
 import type { Frame, FrameMeta, StreamEvent } from '../wire.js'
 import { headOf, messagesOf, type RefusalBody, refusalBody, statusError } from './answer.js'
@@ -24,8 +31,6 @@ const STREAM_FIRST: Record<string, string> = { accept: 'text/event-stream, appli
 const RESUME_TRIES = 3
 /** A server that answers as JSON sends no head until it is done: so long it has to take the request in. */
 const OVERTAKE_MS = 100
-/** 2026-07-28 streamable-http, "Server Validation". */
-const HEADER_MISMATCH = -32020
 const VISIBLE_ASCII = /^[\x21-\x7e]+$/
 
 /** A request over Streamable HTTP. It is answered, or failed by a frame of our own, exactly once. */

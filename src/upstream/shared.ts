@@ -1,13 +1,15 @@
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
-import { proxyError, RpcError, reasons } from '../error.js'
+import { proxyError, type Reason, RpcError, reasons } from '../error.js'
 import { asBuffer, type Edit, type Member, member, members, OPEN_OBJECT, splice } from '../json.js'
-import { errorFrame, notificationFrame, paramsMember, tokenValue } from '../message.js'
+import { errorFrame, LISTEN, notificationFrame, paramsMember, tokenValue } from '../message.js'
 import { type Head, peek, type Refusal, scan } from '../scan.js'
 import { type CloseOptions, type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
 import { messagesOf } from './answer.js'
 
 const SUBSCRIPTION_ID = 'io.modelcontextprotocol/subscriptionId'
 const LOG_LEVEL = 'io.modelcontextprotocol/logLevel'
+/** Bytes that wait for a child that does not read, before more requests are refused. */
+const HIGH_WATER = 1 << 20
 /** Bytes that wait for a session that does not read, before it is given up so that it cannot stop the others. */
 const MAX_HELD = 16 << 20
 
@@ -19,6 +21,7 @@ interface Pending {
   /** The progress token's own text, where it has one. */
   readonly tokenText: string | undefined
   readonly wantsLogs: boolean
+  readonly isListen: boolean
 }
 
 /**
@@ -34,6 +37,8 @@ export class SharedUpstream {
   readonly #onIdle: (idle: boolean) => void
   #started: Promise<void> | undefined
   #serial = 0
+  /** Bytes of requests that the child has not taken. */
+  #unread = 0
   #ended: RpcError | undefined
 
   /** `onIdle` is told when the last session has left, and when one has come again. */
@@ -49,7 +54,7 @@ export class SharedUpstream {
       this.#ended =
         reason instanceof RpcError ? reason : proxyError('upstream_exited', { phase: 'sent', cause: reason })
       onEnd()
-      for (const tap of [...this.#taps]) tap.end(this.#ended)
+      for (const tap of [...this.#taps]) tap.lose(this.#ended)
       this.#pending.clear()
     }
   }
@@ -93,6 +98,7 @@ export class SharedUpstream {
   }
 
   async #request(tap: Tap, frame: Frame, head: Head): Promise<void> {
+    if (this.#unread > HIGH_WATER) throw proxyError('overloaded', { detail: 'the server does not read' })
     this.#serial += 1
     const wireId = this.#serial
     const text = String(wireId)
@@ -108,21 +114,32 @@ export class SharedUpstream {
       idText: head.idText as string,
       tokenText: token && textOf(frame, token),
       wantsLogs: meta.some(({ key }) => key === LOG_LEVEL),
+      isListen: head.method === LISTEN,
     })
     try {
-      await this.#wire.send(splice(frame, edits))
+      await this.#write(splice(frame, edits))
     } catch (error) {
       this.#pending.delete(wireId)
       throw error
     }
   }
 
+  async #write(frame: Frame): Promise<void> {
+    this.#unread += frame.length
+    try {
+      await this.#wire.send(frame)
+    } finally {
+      this.#unread -= frame.length
+    }
+  }
+
   /** Of a request that is answered already there is nothing to take back. */
   async #cancel(tap: Tap, frame: Frame, head: Head): Promise<void> {
     const span = paramsMember(frame, head, 'requestId')
-    const id = span && tokenValue(frame, span)
+    if (!span) return
+    const id = tokenValue(frame, span)
     for (const [wireId, pending] of this.#pending) {
-      if (pending.tap !== tap || pending.id !== id || !span) continue
+      if (pending.tap !== tap || pending.id !== id) continue
       this.#pending.delete(wireId)
       return this.#wire.send(splice(frame, [{ ...span, text: String(wireId) }]))
     }
@@ -151,10 +168,8 @@ export class SharedUpstream {
   }
 
   #answer(frame: Frame, head: Head): void {
-    const wireId = Number(head.id)
-    const pending = this.#pending.get(wireId)
+    const pending = this.#answered(head.id)
     if (!pending) return
-    this.#pending.delete(wireId)
     const edits: Edit[] = [{ start: head.idStart, end: head.idEnd, text: pending.idText }]
     const meta = member(frame, head.resultStart, '_meta')
     const subscription = meta && member(frame, meta.start, SUBSCRIPTION_ID)
@@ -172,15 +187,18 @@ export class SharedUpstream {
 
   /** Whose request a notification speaks of, and where it names it by our name instead of its own. */
   #ownerOf(frame: Frame, head: Head): { pending: Pending; span?: Member; text?: string } | undefined {
-    const owner = (span: Member | undefined, text: 'idText' | 'tokenText') => {
-      const pending = span && this.#pending.get(Number(tokenValue(frame, span)))
-      return pending && { pending, span, text: pending[text] }
+    const owner = (span: Member | undefined, text: (pending: Pending) => string | undefined) => {
+      const pending = span && this.#pending.get(tokenValue(frame, span) as number)
+      const own = pending && text(pending)
+      return own === undefined ? undefined : { pending: pending as Pending, span, text: own }
     }
     const subscription = member(frame, head.metaStart, SUBSCRIPTION_ID)
-    if (subscription) return owner(subscription, 'idText')
+    if (subscription) return owner(subscription, ({ idText }) => idText)
     const param = (key: string) => member(frame, head.paramsStart, key)
-    if (head.method === 'notifications/progress') return owner(param('progressToken'), 'tokenText')
-    if (head.method === 'notifications/cancelled') return owner(param('requestId'), 'idText')
+    if (head.method === 'notifications/progress') return owner(param('progressToken'), ({ tokenText }) => tokenText)
+    if (head.method === 'notifications/cancelled') {
+      return owner(param('requestId'), ({ idText, isListen }) => (isListen ? idText : undefined))
+    }
     if (head.method !== 'notifications/message') return undefined
     // Nothing ties a log to its request (2026-07-28 schema): it has an owner where only one asked for logs.
     const asking = [...this.#pending.values()].filter(({ wantsLogs }) => wantsLogs)
@@ -188,24 +206,33 @@ export class SharedUpstream {
   }
 
   #unreadable({ id, kind, message }: Refusal): void {
-    const pending = kind === 'response' || kind === undefined ? this.#pending.get(Number(id)) : undefined
-    if (!pending) return
-    this.#pending.delete(Number(id))
-    const error = proxyError('upstream_bad_response', { phase: 'sent', detail: message })
-    pending.tap.deliver(errorFrame(pending.idText, error.toJSON()), { relatedRequestId: pending.id })
+    if (kind === 'response' || kind === undefined) this.#fail(id, 'upstream_bad_response', message)
   }
 
   #faulty(error: Error): void {
-    const { id } = error instanceof FrameError && error.head ? peek(error.head) : {}
-    const pending = this.#pending.get(Number(id))
-    if (!(error instanceof FrameError)) this.#taps.values().next().value?.onerror?.(error)
-    else if (!pending) for (const tap of this.#taps) tap.onerror?.(new FrameError(error.code, error.message))
-    else {
-      this.#pending.delete(Number(id))
-      const reason = error.code === reasons.too_large.code ? 'too_large' : 'upstream_bad_response'
-      const told = proxyError(reason, { phase: 'sent', detail: error.message })
-      pending.tap.deliver(errorFrame(pending.idText, told.toJSON()), { relatedRequestId: pending.id })
+    if (!(error instanceof FrameError)) {
+      this.#taps.values().next().value?.onerror?.(error)
+      return
     }
+    const { id } = error.head ? peek(error.head) : {}
+    const reason = error.code === reasons.too_large.code ? 'too_large' : 'upstream_bad_response'
+    if (this.#fail(id, reason, error.message)) return
+    for (const tap of this.#taps) tap.onerror?.(new FrameError(error.code, error.message))
+  }
+
+  /** The answer to a request could not be taken, and no other will come. Tells whether there is such a request. */
+  #fail(id: unknown, reason: Reason, detail: string): boolean {
+    const pending = this.#answered(id)
+    const { idText, id: relatedRequestId } = pending ?? {}
+    const error = proxyError(reason, { phase: 'sent', detail })
+    pending?.tap.deliver(errorFrame(idText, error.toJSON()), { relatedRequestId })
+    return pending !== undefined
+  }
+
+  #answered(id: unknown): Pending | undefined {
+    const pending = this.#pending.get(id as number)
+    this.#pending.delete(id as number)
+    return pending
   }
 }
 
@@ -258,6 +285,12 @@ class Tap implements Wire {
     this.#held.push({ frame, meta })
     this.#heldBytes += frame.length
     if (this.#heldBytes > MAX_HELD) this.end(proxyError('overloaded', { phase: 'sent', detail: 'it does not read' }))
+  }
+
+  /** The child has ended: what it said before is still to be heard. */
+  lose(reason: Error): void {
+    this.resume()
+    this.end(reason)
   }
 
   end(reason?: Error): void {

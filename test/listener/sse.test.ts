@@ -56,6 +56,16 @@ describe('HTTP+SSE of 2024-11-05', () => {
     ])
   })
 
+  it('has the same bound of requests that wait', async () => {
+    const port = await onPort({ maxPending: 1 })
+    const { stream, wire, post } = await open(port)
+    await post(call(1))
+    await port.sent(wire, 1)
+    await post(call(2))
+    const error = proxys(-31005, 'Overloaded: too many requests wait', 'overloaded', 'not_sent', true)
+    expect(await until(stream, 1)).toEqual([{ jsonrpc: '2.0', id: 2, error }])
+  })
+
   it('is over with its stream: the upstream is closed, the address unknown', async () => {
     const port = await onPort()
     const { stream, wire, post } = await open(port)

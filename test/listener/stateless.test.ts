@@ -368,6 +368,48 @@ describe('headers and body', () => {
     expect((await again).status).toBe(200)
   })
 
+  it('a refusal finds its way where the schemas took so long that comments were sent', async () => {
+    const port = await onPort({ keepAlive: 20 })
+    const answering = modernPost(port.url, call(1, { arguments: { n: 42 } }))
+    const { wire } = await port.upstream(0)
+    const [first] = await port.sent(wire, 1)
+    const answer = await answering
+    await vi.waitFor(() => expect(answer.heard).toContainEqual({ comment: 'keep-alive' }))
+    wire.say({ id: first!.id, result: { tools: tools('n') } })
+    const [second] = await port.sent(wire, 1)
+    wire.say({ id: second!.id, result: { tools: tools('n') } })
+    await answer.text
+    expect(answer.messages()).toMatchObject([{ id: 1, error: { code: -32020 } }])
+    await vi.waitFor(() => expect(port.app.stats().sessions).toBe(0))
+    expect(wire.sent).toEqual([])
+  })
+
+  it('a client that leaves while the schemas are asked for takes nothing from the next one', async () => {
+    const port = await onPort()
+    const controller = new AbortController()
+    modernPost(port.url, call(1, { arguments: { n: 42 } }), {}, controller.signal).catch(() => {})
+    const first = await port.upstream(0)
+    await port.sent(first.wire, 1)
+    controller.abort()
+    await vi.waitFor(() => expect(port.app.stats().sessions).toBe(0))
+    const answering = modernPost(port.url, call(2, { arguments: { n: 42 } }))
+    const { wire } = await port.upstream(1)
+    for (const _time of [1, 2]) {
+      const [list] = await port.sent(wire, 1)
+      wire.say({ id: list!.id, result: { tools: tools('n') } })
+    }
+    expect((await answering).status).toBe(400)
+  })
+
+  it('a notification has no arguments to look at, whatever it is called', async () => {
+    const port = await onPort()
+    const params = { name: 'a' }
+    const answer = await post(port.url, { jsonrpc: '2.0', method: 'tools/call', params }, own)
+    expect(answer.status).toBe(202)
+    const { wire } = await port.upstream(0)
+    expect(await port.sent(wire, 1)).toEqual([{ method: 'tools/call', params }])
+  })
+
   it.each([
     ['one that is missing', {}, 'expected a header mcp-param-n, got none'],
     ['one that differs', { 'mcp-param-n': '41' }, 'the header mcp-param-n and the body differ'],

@@ -47,11 +47,14 @@ describe('MemoryEventStore', () => {
     expect(store.bytes).toBe(6)
   })
 
-  it('does not keep what is larger than all that it may keep', () => {
-    const store = new MemoryEventStore({ maxSessionBytes: 2 })
-    store.append('a', 's', { seq: 1, frame: frame('(a)') })
-    expect(store.after('a', 's', 0)).toEqual({ complete: false, events: [] })
-    expect(store.bytes).toBe(0)
+  it('keeps the newest, however large: it may be the answer that a client comes back for', () => {
+    const store = new MemoryEventStore({ maxSessionBytes: 2, maxBytes: 2 })
+    store.append('a', 's', { seq: 1, frame: frame('(1)') })
+    expect(texts(store.after('a', 's', 0))).toEqual(['1 (1)'])
+    store.append('a', 's', { seq: 2, frame: frame('(2)') })
+    expect([texts(store.after('a', 's', 0)), store.after('a', 's', 0).complete]).toEqual([['2 (2)'], false])
+    store.append('b', 's', { seq: 1, frame: frame('(b)') })
+    expect([store.after('a', 's', 0).events, store.bytes]).toEqual([[], 3])
   })
 
   it('forgets a stream, or a session', () => {

@@ -1,4 +1,4 @@
-import { onRequest } from 'open-mcp-proxy'
+import { MemoryEventStore, onRequest } from 'open-mcp-proxy'
 import { describe, expect, it, vi } from 'vitest'
 import { proxys } from '../fixtures/played.js'
 import { ask, call, get, initialize, onPort, openSession, post } from '../fixtures/port.js'
@@ -73,6 +73,24 @@ describe('a session', () => {
       expect(answer.status).toBe(status)
     }
     expect(port.upstreams).toEqual([])
+  })
+
+  it('goes on when a later request fails under the id of its handshake, or is cancelled', async () => {
+    const session = await openSession(await onPort())
+    const failing = session.post(call('init'))
+    await session.sent(1)
+    session.wire.say({ id: 'init', error: { code: -1, message: 'no' } })
+    expect([(await failing).status, (await failing).headers.get('mcp-session-id')]).toEqual([200, session.id])
+    const cancelled = session.post(call('init'))
+    await session.sent(1)
+    await session.post({ jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: 'init' } })
+    expect((await cancelled).status).toBe(202)
+    // A second handshake is for the server to judge.
+    const again = session.post(initialize())
+    const [, handshake] = await session.sent(2)
+    session.wire.say({ id: handshake!.id, error: { code: -1, message: 'no' } })
+    expect((await again).status).toBe(200)
+    expect((await session.post({ jsonrpc: '2.0', method: 'notifications/x' })).status).toBe(202)
   })
 
   it('ends with DELETE: requests in flight are answered, the upstream is closed, the id is unknown', async () => {
@@ -186,6 +204,24 @@ describe('an answer', () => {
     const { headers, until } = await answering
     expect(headers.get('content-type')).toBe('text/event-stream')
     expect(await until(1)).toEqual([answered(1)])
+  })
+
+  it('on a stream keeps its line breaks to itself, whichever they are', async () => {
+    const session = await openSession(await onPort())
+    const answering = session.post(call(1), { accept: 'text/event-stream, application/json' })
+    await session.sent(1)
+    session.wire.say('{"jsonrpc":"2.0",\r"id":1,\r\n"result":\n{}}')
+    const { heard, text } = await answering
+    await text
+    expect(heard.at(-1)).toEqual({ id: '1-1', data: '{"jsonrpc":"2.0", "id":1,  "result": {}}' })
+  })
+
+  it('stays JSON where nothing is to be kept alive', async () => {
+    const session = await openSession(await onPort({ keepAlive: 0 }))
+    const answering = session.post(call(1))
+    await session.sent(1)
+    session.wire.say({ id: 1, result: {} })
+    expect((await answering).headers.get('content-type')).toBe('application/json')
   })
 
   it('becomes a stream when it takes long, so that comments keep it alive', async () => {
@@ -325,6 +361,15 @@ describe('a batch', () => {
     expect((await session.post(body)).status).toBe(status)
   })
 
+  it('of more than may wait is answered one by one, too', async () => {
+    const session = await openSession(await onPort({ maxPending: 1 }), '2025-03-26')
+    const answering = session.post([call(1), call(2)])
+    await session.sent(1)
+    session.wire.say({ id: 1, result: {} })
+    const error = proxys(-31005, 'Overloaded: too many requests wait', 'overloaded', 'not_sent', true)
+    expect(await (await answering).json()).toEqual([whole({ id: 2, error }), answered(1)])
+  })
+
   it('of nothing but what is no message is answered by errors', async () => {
     const session = await openSession(await onPort(), '2025-03-26')
     const { status, json } = await session.post([1, { jsonrpc: '1.0', id: 1, method: 'a' }])
@@ -371,6 +416,17 @@ describe('what belongs to no request', () => {
     session.wire.say({ method: 'notifications/x' })
     const stream = await session.get()
     expect(await stream.until(1)).toEqual([whole({ method: 'notifications/x' })])
+  })
+
+  it('a request of the server that the store could not keep is answered with an error as soon as that shows', async () => {
+    const store = new MemoryEventStore({ maxSessionEvents: 2 })
+    const session = await openSession(await onPort({ eventStore: store, streamTimeout: 60_000 }))
+    session.wire.say({ id: 7, method: 'sampling/createMessage' })
+    for (const n of [1, 2, 3]) session.wire.say({ method: `notifications/${n}` })
+    const stream = await session.get()
+    expect(await stream.until(2)).toEqual([2, 3].map((n) => whole({ method: `notifications/${n}` })))
+    const error = proxys(-31011, 'The client takes no requests now', 'client_unreachable', 'not_sent', false)
+    expect(await session.sent(1)).toEqual([{ id: 7, error }])
   })
 
   it('a request of the server that came with that of a client goes on its stream', async () => {
@@ -509,11 +565,26 @@ describe('middleware', () => {
       whole({ id: 'drop', error: proxys(-31006, 'Denied: dropped', 'denied', 'not_sent', false) }),
       whole({ id: 'forget', error: { code: -32603, message: 'Internal error' } }),
     ])
-    const stream = await session.get()
     const answer = session.post(call(1, 'notify'))
     await session.sent(1)
     session.wire.say({ id: 1, result: {} })
-    expect(await (await answer).json()).toEqual(answered(1))
-    expect(await stream.until(1)).toEqual([whole({ method: 'notifications/own' })])
+    expect(await (await answer).until(2)).toEqual([whole({ method: 'notifications/own' }), answered(1)])
+  })
+
+  it('that asks the client something in the middle of a call does so on its stream', async () => {
+    const port = await onPort({}, (app) =>
+      app.use(
+        onRequest('tools/call', async (ctx) => {
+          ctx.stepAside()
+          return ctx.reply(await ctx.call('client', 'elicitation/create', { message: 'Sure?' }))
+        }),
+      ),
+    )
+    const session = await openSession(port)
+    const answer = await session.post(call(1))
+    const [question] = (await answer.until(1)) as [{ id: string }]
+    expect(question).toEqual(whole({ id: question.id, method: 'elicitation/create', params: { message: 'Sure?' } }))
+    await session.post({ jsonrpc: '2.0', id: question.id, result: { action: 'accept' } })
+    expect(await answer.until(2)).toEqual([question, answered(1, { action: 'accept' })])
   })
 })

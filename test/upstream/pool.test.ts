@@ -190,11 +190,44 @@ describe('a shared upstream', () => {
     ])
   })
 
-  it('takes "1" for 1: no other id of ours is meant', async () => {
+  it('takes nothing for its ids and tokens but these very numbers', async () => {
+    const { wire, taps } = await shared(1)
+    await taps[0]!.tap.send(asked('x', { progressToken: 't' }))
+    await taps[0]!.tap.send(request('y', 'a'))
+    for (const id of ['1', true, [1]]) {
+      wire.say({ id, result: {} })
+      wire.say({ method: 'notifications/progress', params: { progressToken: id } })
+    }
+    // Of a request that has no token there is no progress, and only a subscription is taken back by its server.
+    wire.say({ method: 'notifications/progress', params: { progressToken: 2 } })
+    wire.say({ method: 'notifications/cancelled', params: { requestId: 2 } })
+    expect(taps[0]!.messages()).toEqual([])
+    wire.say({ id: 1, result: {} })
+    expect(taps[0]!.messages()).toEqual([{ jsonrpc: '2.0', id: 'x', result: {} }])
+  })
+
+  it('takes no more while the child does not read', async () => {
+    const { wire, taps } = await shared(1)
+    const { promise, resolve } = deferred()
+    wire.sending = () => promise
+    const large = taps[0]!.tap.send(request(1, 'a', { pad: 'x'.repeat(2 << 20) }))
+    expect(await refusalOf(taps[0]!.tap.send(request(2, 'a')))).toMatchObject({
+      code: -31005,
+      data: { reason: 'overloaded', phase: 'not_sent' },
+    })
+    resolve()
+    await large
+    await taps[0]!.tap.send(request(3, 'a'))
+    expect(wire.take().map(({ id }) => id)).toEqual([1, 2])
+  })
+
+  it('hands over what a child said before it ended, also to one that has paused', async () => {
     const { wire, taps } = await shared(1)
     await taps[0]!.tap.send(request('x', 'a'))
-    wire.say({ id: '1', result: {} })
-    expect(taps[0]!.messages()).toEqual([{ jsonrpc: '2.0', id: 'x', result: {} }])
+    taps[0]!.tap.pause()
+    wire.say({ id: 1, result: {} })
+    wire.onclose?.()
+    expect([taps[0]!.messages(), taps[0]!.closes.length]).toEqual([[{ jsonrpc: '2.0', id: 'x', result: {} }], 1])
   })
 })
 
