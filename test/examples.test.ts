@@ -70,12 +70,25 @@ test('demo', async () => {
   )
 })
 
+test.each([
+  ['express', 'Express'],
+  ['fastify', 'Fastify'],
+])('%s', async (name, framework) => {
+  const { stdout, stderr } = await run(name)
+  expect(stdout).toContain(`echo: [ { type: 'text', text: 'Echo: through ${framework}' } ]`)
+  expect(withoutTimes(stderr)).toEqual(
+    expect.arrayContaining(['→ initialize #0', '→ tools/call echo #2', '← tools/call echo #2 ok']),
+  )
+})
+
 test('each example is run here', async () => {
   const files = await readdir(join(root, 'examples'))
   expect(files.sort()).toEqual([
     'auth-and-logger.ts',
     'bridge.ts',
     'demo.ts',
+    'express.ts',
+    'fastify.ts',
     'rewrite-tools.ts',
     'test-a-middleware.ts',
   ])

@@ -27,13 +27,13 @@ export function accepts({ headers: { accept } }: IncomingMessage, ...types: read
 /** The whole body, without a byte order mark (RFC 8259, section 8.1), or why it is not taken. */
 export async function readBody(request: IncomingMessage, maxBytes: number): Promise<Buffer | Refused> {
   const { 'content-length': length, 'content-encoding': coding = 'identity' } = request.headers
-  if (coding.toLowerCase() !== 'identity') return invalid(415, 'expected a body without Content-Encoding')
   const tooLarge = () => refused(413, 'too_large', `over ${maxBytes} bytes`)
   const { body } = request as Parsed
   if (request.readableEnded && body !== undefined) {
     const read = Buffer.isBuffer(body) ? body : Buffer.from(typeof body === 'string' ? body : JSON.stringify(body))
     return read.length > maxBytes ? tooLarge() : withoutBom(read)
   }
+  if (coding.toLowerCase() !== 'identity') return invalid(415, 'expected a body without Content-Encoding')
   if (request.readableEnded) return invalid(400, 'the body was read before it came here, and is not in request.body')
   if (Number(length) > maxBytes) {
     cutOff(request)

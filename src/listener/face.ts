@@ -27,6 +27,7 @@ export class Face {
   readonly #served: Served
   readonly #guard: Guard
   readonly #routes: ReadonlyMap<string, Route>
+  readonly #path: string
   readonly #token: Buffer | undefined
   readonly #maxBodyBytes: number
   readonly #demandsPrincipal: boolean
@@ -43,6 +44,7 @@ export class Face {
     }
     if (token === '') throw new OptionError('token: expected a text, got an empty one')
     this.#demandsPrincipal = demandsPrincipal
+    this.#path = path
     this.#served = served
     this.#guard = new Guard(options)
     this.#token = token === undefined ? undefined : digest(token)
@@ -125,9 +127,11 @@ export class Face {
     return route === 'messages' ? this.#clients.postSse(admitted, body) : this.#clients.post(admitted, body)
   }
 
-  /** A framework that mounted us has taken its own part off the URL, or names it. */
+  /** A framework that mounted us has taken its own part off the URL, or all of it where it mounted the endpoint. */
   #routeOf(request: IncomingMessage): Route | undefined {
-    return this.#routes.get(pathOf(request.url)) ?? this.#routes.get(pathOf(fullUrl(request)))
+    const [path, full] = [pathOf(request.url), pathOf(fullUrl(request))]
+    const route = this.#routes.get(path) ?? this.#routes.get(full)
+    return route ?? (path === '/' && full.endsWith(this.#path) ? 'streamable' : undefined)
   }
 
   /** Before the body is read and before there is any session. */
