@@ -1,6 +1,9 @@
 import type { Writable } from 'node:stream'
 
 const LF = 0x0a
+const TAB = 0x09
+/** Control, format (bidirectional ones among them) and line separating characters. */
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu
 const NEWLINE = Buffer.from('\n')
 /** A line of a log over this many bytes is cut. */
 const MAX_LOG_LINE = 64 * 1024
@@ -43,7 +46,7 @@ export class LogRelay {
   }
 
   #pass(): void {
-    const lines = Buffer.concat(this.#rest)
+    const lines = shown(Buffer.concat(this.#rest))
     this.#rest = []
     this.#size = 0
     this.#lost += lines.length
@@ -57,10 +60,21 @@ export class LogRelay {
   }
 }
 
+/** Whole lines as a terminal may show them: what could move its cursor, hide or turn text round is escaped. */
+function shown(lines: Buffer): Buffer {
+  if (lines.every((byte) => (byte >= 0x20 && byte < 0x7f) || byte === LF || byte === TAB)) return lines
+  const text = lines.toString().replaceAll('\r\n', '\n')
+  return Buffer.from(text.replace(UNSEEN, (c) => (c === '\n' || c === '\t' ? c : escaped(c))))
+}
+
 /** Text of a peer's for a log: control, format and line separating characters are escaped, so it stays on its line. */
 export function printable(bytes: Uint8Array): string {
   return Buffer.from(bytes)
     .toString()
     .replaceAll('\r\n', '\n')
-    .replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) => (c === '\n' ? '\\n' : `\\u{${c.codePointAt(0)!.toString(16)}}`))
+    .replace(UNSEEN, (c) => (c === '\n' ? '\\n' : escaped(c)))
+}
+
+function escaped(c: string): string {
+  return `\\u{${c.codePointAt(0)!.toString(16)}}`
 }

@@ -64,8 +64,8 @@ export async function serve(upstream: Upstream, { http, use = [], logLevel, secr
     for (const reference of use.map(parseReference)) app.use(...(await loadMiddleware(reference, process.cwd())))
   }
   const listening = await listen(app, upstream, http ?? stdioListener({ stdout }))
-  if (listening.address !== undefined) log('warn', `listening on ${listening.address}`)
   const interrupted = handleSignals(app, log, http === undefined)
+  if (listening.address !== undefined) log('warn', `listening on ${listening.address}`)
   const { reason, served } = await listening.closed
   await app.close()
   const signal = interrupted()

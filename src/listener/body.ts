@@ -13,7 +13,7 @@ interface Parsed {
 /** Whether the `Content-Type` is JSON: nothing else is taken, so that no form of a web page can post here. */
 export function isJson(request: IncomingMessage): boolean {
   const [type = ''] = (request.headers['content-type'] ?? '').split(';', 1)
-  return type.trim().toLowerCase() === 'application/json'
+  return /^[ \t]*application\/json[ \t]*$/i.test(type)
 }
 
 /** Whether an `Accept` header takes all of these types; none at all takes everything (RFC 9110, section 12.5.1). */

@@ -6,7 +6,7 @@ import { accepts, isJson, readBody } from './body.js'
 import { type Admitted, Clients } from './clients.js'
 import { Guard } from './guard.js'
 import type { Accept, HandlerOptions, RequestHandler, Served } from './index.js'
-import { empty, type Headers, invalid, json, type Refused, refuse, refused } from './reply.js'
+import { cutOff, empty, type Headers, invalid, json, type Refused, refuse, refused } from './reply.js'
 import { MemoryEventStore } from './store.js'
 
 const EXPOSED = 'Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After'
@@ -77,6 +77,8 @@ export class Face {
       return
     }
     response.on('error', () => {})
+    // What nobody reads any more may go on for ever.
+    response.once('finish', () => request.complete || cutOff(request))
     this.#serve(route, request, response)
       .then((refusal) => refusal && refuse(response, refusal))
       .catch((error: Error) => {

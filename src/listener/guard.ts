@@ -1,5 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http'
-import { isIPv6 } from 'node:net'
+import { isIPv4, isIPv6 } from 'node:net'
 import { OptionError } from '../error.js'
 import { invalid, type Refused, refused } from './reply.js'
 
@@ -59,7 +59,7 @@ export class Guard {
 
 /** Whether an address that is listened on can be reached from this machine alone. */
 export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || host === '[::1]' || /^127(?:\.\d{1,3}){3}$/.test(host)
+  return host === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'))
 }
 
 /** The host of a URL or `Host` header: IPv6 stands in brackets there. */
@@ -85,7 +85,7 @@ function checkedHost(host: string): string {
 
 function checkedOrigin(origin: string): string {
   const url = httpUrl(origin)
-  if (url && (url.origin === origin || url.href === origin)) return url.origin
+  if (url && (url.origin === origin || `${url.origin}/` === origin)) return url.origin
   throw new OptionError(`allowOrigins: expected an origin as https://app.example.com, got ${JSON.stringify(origin)}`)
 }
 

@@ -30,9 +30,9 @@ const STATUSES = new Map<unknown, number>([
 ])
 /** What an upstream says of our credentials is nothing to a client that has given its own. */
 const OUR_CREDENTIALS = new Set([401, 403, 407])
-/** What an upstream's headers say of its own connection, its own clients or its own body. */
+/** What an upstream's headers say of its own connection, its own clients, its own body, or its whole origin. */
 const NOT_PASSED =
-  /^(?:connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-.*|date|server|via|set-cookie|www-authenticate|access-control-.*|mcp-session-id|alt-svc|strict-transport-security|cache-control|x-accel-buffering|vary|accept-ranges|location|refresh)$/
+  /^(?:connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-.*|date|server|via|set-cookie|www-authenticate|access-control-.*|mcp-session-id|alt-svc|strict-transport-security|cache-control|x-accel-buffering|vary|accept-ranges|location|refresh|set-cookie2|authentication-info|clear-site-data|nel|report-to|reporting-endpoints|service-worker-allowed|public-key-pins.*|cross-origin-.*|permissions-policy|referrer-policy|origin-agent-cluster|x-frame-options)$/
 
 export interface StatelessOptions {
   response: ServerResponse
