@@ -1,8 +1,10 @@
 import { describe, expect, test } from 'vitest'
 import {
   expand,
+  parseCount,
   parseHeader,
   parseHeaders,
+  parseListen,
   parseSeconds,
   parseUrl,
   parseVariable,
@@ -125,6 +127,32 @@ describe('parseHeaders', () => {
     const got = refusal(() => parseHeaders(text))
     expect(got).toBe(message)
     expect(got).not.toContain('v4lue')
+  })
+})
+
+describe('parseListen', () => {
+  test.each([
+    ['3000', { port: 3000 }],
+    ['0', { port: 0 }],
+    ['localhost:3000', { host: 'localhost', port: 3000 }],
+    ['0.0.0.0:65535', { host: '0.0.0.0', port: 65535 }],
+    ['[::1]:3000', { host: '::1', port: 3000 }],
+  ])('%s', (text, expected) => {
+    expect(parseListen(text)).toEqual(expected)
+  })
+
+  test.each(['', 'x', ':3000', '::1:3000', '[::1]', 'a:', 'a:b', '65536', '-1', '3000 ', '1e3'])('refuses %j', (text) => {
+    expect(() => parseListen(text)).toThrow(`expected PORT or HOST:PORT, with a port from 0 to 65535, got "${text}"`)
+  })
+})
+
+describe('parseCount', () => {
+  test('takes a whole number above 0', () => {
+    expect([parseCount('--x', '1'), parseCount('--x', '10000')]).toEqual([1, 10_000])
+  })
+
+  test.each(['0', '-1', '1.5', '', '1e3', '01', '99999999999'])('refuses %j', (text) => {
+    expect(() => parseCount('--x', text)).toThrow(`--x: expected a whole number above 0, got "${text}"`)
   })
 })
 
