@@ -141,9 +141,12 @@ describe('parseListen', () => {
     expect(parseListen(text)).toEqual(expected)
   })
 
-  test.each(['', 'x', ':3000', '::1:3000', '[::1]', 'a:', 'a:b', '65536', '-1', '3000 ', '1e3'])('refuses %j', (text) => {
-    expect(() => parseListen(text)).toThrow(`expected PORT or HOST:PORT, with a port from 0 to 65535, got "${text}"`)
-  })
+  test.each(['', 'x', ':3000', '::1:3000', '[::1]', 'a:', 'a:b', '65536', '-1', '3000 ', '1e3'])(
+    'refuses %j',
+    (text) => {
+      expect(() => parseListen(text)).toThrow(`expected PORT or HOST:PORT, with a port from 0 to 65535, got "${text}"`)
+    },
+  )
 })
 
 describe('parseCount', () => {
