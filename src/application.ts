@@ -3,25 +3,23 @@ import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import { Bridge } from './bridge.js'
 import { Stack } from './compose.js'
 import type { Context, Middleware } from './context.js'
-import { deferred } from './deferred.js'
-import type { Admission, Definition } from './define.js'
+import type { Definition } from './define.js'
 import {
-  type Accept,
   type AcceptOptions,
   type HandlerOptions,
-  type Health,
   type HttpOptions,
   type Listener,
   type Listening,
   type RequestHandler,
-  type Served,
   stdioListener,
 } from './listener/index.js'
+import { settle } from './listener/options.js'
 import { printable } from './log.js'
 import type { Passage } from './passage.js'
-import type { Ending, Session } from './session.js'
-import { nameOf, openUpstream, type Upstream } from './upstream/index.js'
-import { type CloseOptions, fromTransport, isWire, type Wire } from './wire.js'
+import { Service, type ServiceHost, toWire } from './service.js'
+import type { Session } from './session.js'
+import type { Upstream } from './upstream/index.js'
+import type { Wire } from './wire.js'
 
 export interface ApplicationEvents {
   /** It serves. */
@@ -60,6 +58,12 @@ type Tuple<State extends object> = readonly (Middleware<State> & Definition<neve
 /** A line of middleware, and the sessions that run through it. */
 export class Application<State extends object = object> extends EventEmitter<ApplicationEvents> {
   readonly #options: ApplicationOptions
+  readonly #host: ServiceHost = {
+    join: (client, open, options) => this.#join(client, open, options),
+    definitions: () => definitionsOf<never>(this.#stack),
+    stats: () => this.stats(),
+    report: (error) => this.#report(error),
+  }
   #stack = lineOf([])
   readonly #bridges = new Set<Bridge>()
   readonly #listening = new Set<Listening>()
@@ -130,7 +134,11 @@ export class Application<State extends object = object> extends EventEmitter<App
       this.#bridges.delete(bridge)
       this.#dropped += bridge.stats.dropped
     })
-    this.emit('session', bridge.session)
+    try {
+      this.emit('session', bridge.session)
+    } catch (error) {
+      this.#report(error as Error)
+    }
     bridge.start(client, () => open(bridge.session))
     return bridge
   }
@@ -143,86 +151,63 @@ export class Application<State extends object = object> extends EventEmitter<App
    * @throws (rejects) `TypeError` where the upstream or an option cannot be understood, or for an address that others can
    * reach and nobody authenticates at; what a middleware's `start` throws, or Node, where the port cannot be had.
    */
+  listen(upstream: Upstream, options: HttpOptions): Promise<Listening & { readonly address: string }>
+  listen(upstream: Upstream, listener?: Listener | HttpOptions): Promise<Listening>
   async listen(upstream: Upstream, listener: Listener | HttpOptions = stdioListener()): Promise<Listening> {
-    if (typeof listener === 'function') return this.#serve(upstream, {}, listener)
+    if (typeof listener === 'function') return this.#serve(new Service(upstream, {}, this.#host), listener)
     const { listenHttp } = await import('./listener/http.js')
-    return this.#serve(upstream, listener, (accept, served) => listenHttp(listener, accept, served))
+    const service = new Service(upstream, listener, this.#host)
+    return this.#serve(service, (accept, served) => listenHttp(listener, accept, served))
   }
 
   /**
    * The same as a request handler for a Node server, Express, Fastify, Koa or Hono's Node adapter. `app.close()` ends it.
    * What starts with it (`define({ start })`) does so at once; where that fails, requests get a 503 and `'error'` is told.
    *
-   * @throws `TypeError` where the upstream cannot be understood.
+   * @throws `TypeError` where the upstream or an option cannot be understood.
    */
   handler(upstream: Upstream, options: HandlerOptions = {}): RequestHandler {
-    nameOf(upstream)
-    const listener = async (accept: Accept, served: Served) => {
+    const settings = settle(options)
+    const service = new Service(upstream, options, this.#host)
+    let handle: RequestHandler | undefined
+    const ready = this.#serve(service, async (accept, served) => {
       const { Face } = await import('./listener/face.js')
-      const face = new Face(accept, served, options)
-      const over = deferred<Ending>()
-      const close = async (how?: CloseOptions) => {
-        await face.close(how)
-        over.resolve({ served: true })
-      }
-      return { closed: over.promise, close, handle: face.handle }
-    }
-    const ready = this.#serve(upstream, options, listener)
+      const face = new Face(accept, served, settings)
+      handle = face.handle
+      return face
+    })
     ready.catch((error: Error) => this.#report(error))
     return (request, response, next) => {
-      ready.then(
-        ({ handle }) => handle(request, response, next),
-        () => response.writeHead(503).end(),
-      )
+      // Nobody else's requests wait for us, or fail with us.
+      if (next && settings.routes.of(request) === undefined) next()
+      else {
+        ready.then(
+          () => handle?.(request, response, next),
+          () => response.writeHead(503).end(),
+        )
+      }
     }
   }
 
-  async #serve<It extends Listening>(
-    upstream: Upstream,
-    options: HandlerOptions,
-    listener: (accept: Accept, served: Served) => It | Promise<It>,
-  ): Promise<It> {
+  async #serve(service: Service, listener: Listener): Promise<Listening> {
     this.#refuseIfClosed()
-    const { open, close } = openUpstream(upstream, options)
-    const name = nameOf(upstream)
     this.#serves = true
     await this.#start(this.#stack)
     this.#refuseIfClosed()
-    const joined = new Set<Bridge>()
-    let state: Health['upstream']['state'] = 'unknown'
-    const accept: Accept = (client, more = {}) => {
-      const options = { ...more, upstream: name }
-      const bridge = this.#join(client, async (session) => toWire(await open(session)), options)
-      joined.add(bridge)
-      void bridge.closed.then(({ served, reason }) => {
-        joined.delete(bridge)
-        if (served || reason) state = served ? 'up' : 'down'
-      })
-      return { session: bridge.session, closed: bridge.closed, close: (how) => bridge.close(how) }
-    }
-    const since = performance.now()
-    const health = (): Health => {
-      const { sessions, pending } = this.stats()
-      if ([...joined].some((it) => it.isServed)) state = 'up'
-      const uptime = Math.floor((performance.now() - since) / 1_000)
-      // A path may be a secret: whoever asks is not known.
-      const origin = /^https?:/.test(name) ? new URL(name).origin : name
-      return { status: 'ok', uptime, sessions, pending, upstream: { name: origin, state } }
-    }
-    const listening = await listener(accept, this.#served(health))
-    if (this.#isClosed) await listening.close({ urgent: true })
-    this.#refuseIfClosed()
-    const whole: It = {
-      ...listening,
+    const listening = await listener(service.accept, service)
+    const whole: Listening = {
+      address: listening.address,
       closed: listening.closed.then(async (ending) => {
-        await close()
+        await service.close()
         return ending
       }),
       close: async (how) => {
         await listening.close(how)
-        await close(how)
+        await service.close(how)
       },
     }
+    if (this.#isClosed) await whole.close({ urgent: true })
+    this.#refuseIfClosed()
     this.#listening.add(whole)
     void whole.closed.then(({ reason }) => {
       this.#listening.delete(whole)
@@ -234,26 +219,6 @@ export class Application<State extends object = object> extends EventEmitter<App
 
   #refuseIfClosed(): void {
     if (this.#isClosed) throw new Error('listen(): expected an application that is open, this one was closed')
-  }
-
-  #served(health: () => Health): Served {
-    const admitting = () => definitionsOf<this>(this.#stack).flatMap(({ admit }) => (admit ? [admit] : []))
-    return {
-      get authenticates() {
-        return admitting().length > 0
-      },
-      async admit(request) {
-        let admission: Admission | undefined
-        for (const admit of admitting()) {
-          const said = await admit(request)
-          if (said && 'status' in said) return said
-          admission ??= said
-        }
-        return admission
-      },
-      health,
-      report: (error) => this.#report(error),
-    }
   }
 
   async #start(stack: Stack<Passage>): Promise<void> {
@@ -351,8 +316,4 @@ function checked(middleware: Middleware): Middleware {
 function describe(value: unknown): string {
   if (Array.isArray(value)) return 'an array (spread it: use(...stack))'
   return value === null ? 'null' : typeof value
-}
-
-function toWire(end: Wire | Transport): Wire {
-  return isWire(end) ? end : fromTransport(end)
 }

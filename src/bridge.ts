@@ -120,6 +120,8 @@ export class Bridge {
       void this.close()
     } else {
       end.gone = error instanceof RpcError ? error : proxyError(why, { cause: error })
+      // Its client may leave before the reason is told.
+      if (error && !end.heard) carrier.unreached = end.gone
       carrier.giveUp(carrier.client, end.gone)
       for (const exchange of carrier.server.unfinished()) if (!exchange.own) carrier.cancel(exchange, end.gone)
       void this.close({ reason: error ?? (this.#shutting ? undefined : end.gone) })

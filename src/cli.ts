@@ -177,7 +177,9 @@ function program(): Command {
     .usage('[options] [--] COMMAND [ARGS...]')
     .argument('<command>', 'the program to run, without a shell')
     .argument('[args...]', 'its arguments, options among them')
-    .addOption(several('--env <variable>', 'NAME=VALUE for the server, which has the whole environment anyway'))
+    .addOption(
+      several('--env <variable>', 'NAME=VALUE for the server, which without --listen has the whole environment anyway'),
+    )
     .option('--cwd <directory>', 'where to start the server')
     .passThroughOptions()
     .action(async (command: string, args: string[], options: StdioOptions) => {

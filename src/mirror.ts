@@ -46,9 +46,14 @@ export function modernVersion(frame: Frame, head: Head): string | undefined {
   return typeof value === 'string' && value !== '' ? value : undefined
 }
 
+/** Whether a revision, which came from a client, is this one or a later one. */
+export function isRevisionFrom(first: string, version: unknown): version is string {
+  return typeof version === 'string' && REVISION.test(version) && version >= first
+}
+
 /** Whether a `MCP-Protocol-Version` header names a revision without sessions: 2026-07-28 or later. */
 export function isModernRevision(version: unknown): version is string {
-  return typeof version === 'string' && REVISION.test(version) && version >= FIRST_MODERN
+  return isRevisionFrom(FIRST_MODERN, version)
 }
 
 /** What a modern request lacks in its `_meta` (2026-07-28 basic, "`_meta`"); undefined where all is there. */

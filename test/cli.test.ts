@@ -202,7 +202,7 @@ describe('usage errors are one line, exit code 2', () => {
     ],
     [
       ['stdio', '--listen', '0', '--path', 'mcp', 'cat'],
-      '--listen: path: expected one that begins with "/", got "mcp"',
+      '--listen: path: expected one as /mcp, other than /sse, /messages, /healthz, got "mcp"',
     ],
     [
       ['stdio', '--listen', '0', '--allow-origin', 'app.example.com', 'cat'],

@@ -36,6 +36,7 @@ const floors: Record<string, number> = {
   compose: 4,
   upstream: 4,
   listener: 4,
+  service: 5,
   application: 5,
   index: 6,
   testing: 6,

@@ -10,6 +10,15 @@ const ASK_TIMEOUT = 5_000
 /** For how many principals schemas are remembered, and for how many milliseconds. */
 const MAX_PRINCIPALS = 1_000
 const MAX_AGE = 60_000
+/** Milliseconds for which a server that could not list its tools is not asked again. */
+const PAUSE = 10_000
+
+interface Known {
+  readonly tools: ToolHeaders
+  readonly since: number
+  /** Until then its server is not asked. */
+  pause: number
+}
 
 /**
  * Holds the `Mcp-Param-*` of tool calls against their arguments (2026-07-28 streamable-http, "Server Behavior for Custom
@@ -17,13 +26,21 @@ const MAX_AGE = 60_000
  * what the client was shown.
  */
 export class ArgumentCheck {
-  readonly #known = new Map<string | undefined, { tools: ToolHeaders; since: number }>()
+  readonly #known = new Map<string | undefined, Known>()
 
   /** What is wrong; undefined where nothing is, or the schemas cannot be had. */
   async problem(session: Session, came: FrameMeta['headers'], frame: Frame, head: Head): Promise<string | undefined> {
     if (head.kind !== 'request' || head.method !== 'tools/call' || head.name === undefined) return undefined
-    const tools = this.#of(session.principal)
-    const ask = asking(session, frame, head)
+    const known = this.#of(session.principal)
+    const { tools } = known
+    if (performance.now() < known.pause) return undefined
+    const pages = asking(session, frame, head)
+    const ask: AskTools = (cursor) =>
+      pages(cursor).catch((error: unknown) => {
+        // One that has left says nothing of the server.
+        if (!session.signal.aborted) known.pause = performance.now() + PAUSE
+        throw error
+      })
     const held = async () => mismatch(came ?? {}, frame, head, await tools.of(head.name as string, ask))
     if ((await held()) === undefined) return undefined
     // The schema may have changed since it was learned.
@@ -31,14 +48,14 @@ export class ArgumentCheck {
     return held()
   }
 
-  #of(principal: string | undefined): ToolHeaders {
+  #of(principal: string | undefined): Known {
     const known = this.#known.get(principal)
     const now = performance.now()
-    if (known && now - known.since < MAX_AGE) return known.tools
+    if (known && now - known.since < MAX_AGE) return known
     if (this.#known.size >= MAX_PRINCIPALS) this.#known.clear()
-    const tools = new ToolHeaders()
-    this.#known.set(principal, { tools, since: now })
-    return tools
+    const fresh: Known = { tools: new ToolHeaders(), since: now, pause: 0 }
+    this.#known.set(principal, fresh)
+    return fresh
   }
 }
 

@@ -6,8 +6,9 @@ import { HEADER_MISMATCH, isModernRevision, mismatch, missingMeta, modernVersion
 import { type Head, Refusal, scan } from '../scan.js'
 import type { CloseOptions, Frame, FrameMeta, Wire } from '../wire.js'
 import { ArgumentCheck } from './argument-check.js'
-import type { Accept, Accepted, AcceptOptions, HandlerOptions } from './index.js'
-import { empty, invalid, type Refused, refused } from './reply.js'
+import type { Accept, Accepted, AcceptOptions } from './index.js'
+import type { Settings } from './options.js'
+import { empty, invalid, type Refused, refused, unknownSession } from './reply.js'
 import { SseClient } from './sse.js'
 import { StatelessClient } from './stateless.js'
 import { type Posted, type PostedMessage, StreamableClient } from './streamable.js'
@@ -17,10 +18,6 @@ const LEGACY = new Set(['2024-11-05', '2025-03-26', '2025-06-18', '2025-11-25'])
 const SESSION_ID_BYTES = 32
 /** Seconds after which a client that finds no room may try again. */
 const RETRY_AFTER = { 'retry-after': '5' }
-
-export type ClientsOptions = Required<
-  Pick<HandlerOptions, 'maxSessions' | 'maxPending' | 'idleTimeout' | 'keepAlive' | 'streamTimeout' | 'eventStore'>
->
 
 /** A request that was admitted. */
 export interface Admitted {
@@ -34,16 +31,16 @@ export interface Admitted {
 /** The clients of all three transports, each joined to an upstream. Its methods answer, or say why they do not. */
 export class Clients {
   readonly #accept: Accept
-  readonly #options: ClientsOptions
+  readonly #settings: Settings
   readonly #check = new ArgumentCheck()
   readonly #streamable = new Map<string, StreamableClient>()
   readonly #sse = new Map<string, SseClient>()
   readonly #accepted = new Set<Accepted>()
   #closing = false
 
-  constructor(accept: Accept, options: ClientsOptions) {
+  constructor(accept: Accept, settings: Settings) {
     this.#accept = accept
-    this.#options = options
+    this.#settings = settings
   }
 
   get isClosing(): boolean {
@@ -57,7 +54,7 @@ export class Clients {
   }
 
   /** A POST to the endpoint, of either era: the body's own word counts, else the header's. */
-  post(admitted: Admitted, body: Frame): Refused | undefined | Promise<Refused | undefined> {
+  async post(admitted: Admitted, body: Frame): Promise<Refused | undefined> {
     const posted = read(body)
     if ('error' in posted) return posted
     const [first] = posted.messages
@@ -67,7 +64,7 @@ export class Clients {
     if (first && (isModern || modernVersion(first.frame, first.head) !== undefined)) {
       return this.#stateless(admitted, first)
     }
-    const refusal = this.#legacy(admitted, posted)
+    const refusal = await this.#legacy(admitted, posted)
     return refusal && { ...refusal, idText: first?.head.kind === 'request' ? first.head.idText : undefined }
   }
 
@@ -91,17 +88,17 @@ export class Clients {
     if (refusal) return refusal
     const id = sessionId()
     const onover = () => this.#sse.delete(id)
-    const { keepAlive } = this.#options
+    const { keepAlive } = this.#settings
     const wire = new SseClient({ response, endpoint: `${endpoint}?sessionId=${id}`, principal, keepAlive, onover })
     this.#sse.set(id, wire)
     this.#join(wire, { principal })
     return undefined
   }
 
-  postSse({ request, response, principal, meta }: Admitted, body: Frame): Refused | undefined {
+  async postSse({ request, response, principal, meta }: Admitted, body: Frame): Promise<Refused | undefined> {
     const id = new URL(request.url ?? '', 'http://localhost').searchParams.get('sessionId')
     const session = this.#sse.get(id ?? '')
-    if (!session || session.principal !== principal) return invalid(404, 'unknown session')
+    if (!session || session.principal !== principal) return unknownSession()
     return session.post(response, body, meta)
   }
 
@@ -110,7 +107,7 @@ export class Clients {
     const { idText } = head
     const refusal = judge(request.headers, frame, head) ?? this.#noRoom()
     if (refusal) return { ...refusal, idText }
-    const wire = new StatelessClient({ response, frame, head, meta, keepAlive: this.#options.keepAlive })
+    const wire = new StatelessClient({ response, frame, head, meta, keepAlive: this.#settings.keepAlive })
     const { session } = this.#join(wire, { principal, era: 'modern' })
     const problem = await this.#check.problem(session, request.headers, frame, head)
     if (problem === undefined) wire.begin()
@@ -118,7 +115,7 @@ export class Clients {
     return undefined
   }
 
-  #legacy(admitted: Admitted, posted: Posted): Refused | undefined {
+  async #legacy(admitted: Admitted, posted: Posted): Promise<Refused | undefined> {
     const { request, response, principal, meta } = admitted
     const initializes = posted.messages.some(({ head }) => head.kind === 'request' && head.method === 'initialize')
     if (initializes && posted.isBatch) return invalid(400, 'initialize must not be part of a batch')
@@ -128,10 +125,9 @@ export class Clients {
     }
     const refusal = badVersion(request) ?? this.#noRoom()
     if (refusal) return refusal
-    const { eventStore: store, ...options } = this.#options
     const id = sessionId()
     const onover = () => this.#streamable.delete(id)
-    const wire = new StreamableClient({ ...options, id, principal, store, onover })
+    const wire = new StreamableClient({ settings: this.#settings, id, principal, onover })
     this.#streamable.set(id, wire)
     wire.join(this.#join(wire, { principal }).session)
     return wire.post(request, response, posted, meta)
@@ -144,17 +140,17 @@ export class Clients {
     const id = request.headers['mcp-session-id']
     if (id === undefined) return invalid(400, 'expected a header Mcp-Session-Id')
     const session = this.#streamable.get(String(id))
-    return session && session.principal === principal ? session : invalid(404, 'unknown session')
+    return session && session.principal === principal ? session : unknownSession()
   }
 
   #noRoom(): Refused | undefined {
     if (this.#closing) return refused(503, 'shutting_down', undefined, RETRY_AFTER)
-    if (this.#accepted.size < this.#options.maxSessions) return undefined
+    if (this.#accepted.size < this.#settings.maxSessions) return undefined
     return refused(503, 'overloaded', 'too many sessions', RETRY_AFTER)
   }
 
   #join(wire: Wire, options: AcceptOptions): Accepted {
-    const accepted = this.#accept(wire, { ...options, maxPending: this.#options.maxPending })
+    const accepted = this.#accept(wire, { ...options, maxPending: this.#settings.maxPending })
     this.#accepted.add(accepted)
     void accepted.closed.then(() => this.#accepted.delete(accepted))
     return accepted

@@ -1,72 +1,48 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { INTERNAL_ERROR, OptionError } from '../error.js'
+import { deferred } from '../deferred.js'
+import { INTERNAL_ERROR } from '../error.js'
+import type { Ending } from '../session.js'
 import type { CloseOptions } from '../wire.js'
 import { accepts, isJson, readBody } from './body.js'
 import { type Admitted, Clients } from './clients.js'
 import { Guard } from './guard.js'
-import type { Accept, HandlerOptions, RequestHandler, Served } from './index.js'
+import type { Accept, Listening, RequestHandler, Served } from './index.js'
+import type { Settings } from './options.js'
 import { cutOff, empty, type Headers, invalid, json, type Refused, refuse, refused } from './reply.js'
-import { MemoryEventStore } from './store.js'
+import { fullUrl, METHODS, pathOf, type Route } from './routes.js'
 
 const EXPOSED = 'Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After'
 const PREFLIGHT_AGE = '600'
 const NO_STORE = { 'cache-control': 'no-store' }
 
-type Route = 'streamable' | 'sse' | 'messages' | 'health'
-
-const METHODS: Record<Route, string> = {
-  streamable: 'GET, POST, DELETE',
-  sse: 'GET',
-  messages: 'POST',
-  health: 'GET, HEAD',
-}
-
 /** One port's three faces: Streamable HTTP with sessions, its stateless successor, and HTTP+SSE of 2024-11-05. */
-export class Face {
+export class Face implements Listening {
   readonly #served: Served
+  readonly #settings: Settings
   readonly #guard: Guard
-  readonly #routes: ReadonlyMap<string, Route>
-  readonly #path: string
   readonly #token: Buffer | undefined
-  readonly #maxBodyBytes: number
   readonly #demandsPrincipal: boolean
   readonly #clients: Clients
+  readonly #over = deferred<Ending>()
 
-  /**
-   * `demandsPrincipal`: whom nobody knows is turned away.
-   * @throws `OptionError`
-   */
-  constructor(accept: Accept, served: Served, options: HandlerOptions, { demandsPrincipal = false } = {}) {
-    const { path = '/mcp', token } = options
-    if (!path.startsWith('/')) {
-      throw new OptionError(`path: expected one that begins with "/", got ${JSON.stringify(path)}`)
-    }
-    if (token === '') throw new OptionError('token: expected a text, got an empty one')
+  /** `demandsPrincipal`: whom nobody knows is turned away. */
+  constructor(accept: Accept, served: Served, settings: Settings, { demandsPrincipal = false } = {}) {
+    const { token } = settings
     this.#demandsPrincipal = demandsPrincipal
-    this.#path = path
     this.#served = served
-    this.#guard = new Guard(options)
+    this.#settings = settings
+    this.#guard = new Guard(settings)
     this.#token = token === undefined ? undefined : digest(token)
-    this.#maxBodyBytes = options.maxBodyBytes ?? 16 << 20
-    this.#clients = new Clients(accept, {
-      maxSessions: options.maxSessions ?? 10_000,
-      maxPending: options.maxPending ?? 1_000,
-      idleTimeout: options.idleTimeout ?? 1_800_000,
-      keepAlive: options.keepAlive ?? 15_000,
-      streamTimeout: options.streamTimeout ?? 30_000,
-      eventStore: options.eventStore ?? new MemoryEventStore(),
-    })
-    this.#routes = new Map([
-      ['/sse', 'sse'],
-      ['/messages', 'messages'],
-      ['/healthz', 'health'],
-      [path, 'streamable'],
-    ])
+    this.#clients = new Clients(accept, settings)
+  }
+
+  get closed(): Promise<Ending> {
+    return this.#over.promise
   }
 
   readonly handle: RequestHandler = (request, response, next) => {
-    const route = this.#routeOf(request)
+    const route = this.#settings.routes.of(request)
     if (route === undefined && next) {
       next()
       return
@@ -89,8 +65,9 @@ export class Face {
   }
 
   /** Takes no new sessions, lets those that are there finish, and resolves when none is left. */
-  close(options?: CloseOptions): Promise<void> {
-    return this.#clients.close(options)
+  async close(options?: CloseOptions): Promise<void> {
+    await this.#clients.close(options)
+    this.#over.resolve({ served: true })
   }
 
   /** Answers, or says why it does not. */
@@ -124,27 +101,22 @@ export class Face {
     if (route === 'streamable' && !accepts(request, 'application/json', 'text/event-stream')) {
       return invalid(406, 'expected Accept with application/json and text/event-stream')
     }
-    const body = await readBody(request, this.#maxBodyBytes)
+    const body = await readBody(request, this.#settings.maxBodyBytes)
     if (!Buffer.isBuffer(body)) return body
     return route === 'messages' ? this.#clients.postSse(admitted, body) : this.#clients.post(admitted, body)
   }
 
-  /** A framework that mounted us has taken its own part off the URL, or all of it where it mounted the endpoint. */
-  #routeOf(request: IncomingMessage): Route | undefined {
-    const [path, full] = [pathOf(request.url), pathOf(fullUrl(request))]
-    const route = this.#routes.get(path) ?? this.#routes.get(full)
-    return route ?? (path === '/' && full.endsWith(this.#path) ? 'streamable' : undefined)
-  }
-
   /** Before the body is read and before there is any session. */
   async #admit(request: IncomingMessage, response: ServerResponse): Promise<Admitted | Refused> {
-    const { method = '', url = '', headers, socket } = request
+    const { method = '', headers, socket } = request
     if (this.#token) {
       const [, given] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? []
       if (given === undefined) return unauthorized('Bearer')
       if (!timingSafeEqual(digest(given), this.#token)) return unauthorized('Bearer error="invalid_token"')
     }
-    const admission = await this.#served.admit({ method, url, headers, remoteAddress: socket.remoteAddress })
+    const admission = await this.#served.admit({
+      ...{ method, url: fullUrl(request), headers, remoteAddress: socket.remoteAddress },
+    })
     if (admission && 'status' in admission) {
       return { ...refused(admission.status, 'denied'), headers: { ...admission.headers } }
     }
@@ -193,12 +165,4 @@ function unauthorized(challenge: string): Refused {
 
 function digest(text: string): Buffer {
   return createHash('sha256').update(text).digest()
-}
-
-function fullUrl(request: IncomingMessage): string | undefined {
-  return (request as { originalUrl?: string }).originalUrl ?? request.url
-}
-
-function pathOf(url = ''): string {
-  return url.split('?', 1)[0]!
 }

@@ -1,11 +1,11 @@
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import { OptionError } from '../error.js'
-import type { Ending } from '../session.js'
 import type { CloseOptions } from '../wire.js'
 import { Face } from './face.js'
-import { hostName, isLoopback } from './guard.js'
+import { isLoopback } from './guard.js'
 import type { Accept, HttpOptions, Listening, Served } from './index.js'
+import { hostName, settle } from './options.js'
 
 const HEADERS_TIMEOUT = 10_000
 const MAX_HEADER_BYTES = 16 << 10
@@ -13,7 +13,6 @@ const MAX_HEADER_BYTES = 16 << 10
 const CHECK_INTERVAL = 1_000
 /** Above the 60 s after which most clients and balancers close an idle connection: a request must not race with that. */
 const KEEP_ALIVE = 65_000
-const ENDED: Ending = { served: true }
 
 /**
  * Serves clients on a port.
@@ -22,14 +21,14 @@ const ENDED: Ending = { served: true }
  * it cannot be listened on
  */
 export async function listenHttp(options: HttpOptions, accept: Accept, served: Served): Promise<Listening> {
-  const { port, host = '127.0.0.1', path = '/mcp', token, allowUnauthenticated, allowHosts = [] } = options
+  const { port, host = '127.0.0.1', token, allowUnauthenticated, allowHosts = [] } = options
   const isOpen = isLoopback(host) || allowUnauthenticated === true
   if (!isOpen && token === undefined && !served.authenticates) {
     const got = `host ${JSON.stringify(host)}, which other machines can reach`
     throw new OptionError(`expected a token, middleware that authenticates, or allowUnauthenticated; got ${got}`)
   }
-  const named = isWildcard(host) || isLoopback(host) ? allowHosts : [...allowHosts, host]
-  const face = new Face(accept, served, { ...options, allowHosts: named }, { demandsPrincipal: !isOpen })
+  const settings = settle({ ...options, allowHosts: isWildcard(host) ? allowHosts : [...allowHosts, host] })
+  const face = new Face(accept, served, settings, { demandsPrincipal: !isOpen })
   const server = createServer(
     {
       headersTimeout: HEADERS_TIMEOUT,
@@ -55,25 +54,20 @@ export async function listenHttp(options: HttpOptions, accept: Accept, served: S
     server.listen({ port, host }, resolve)
   })
   server.removeAllListeners('error').on('error', (error) => served.report(error))
-  let tell!: (ending: Ending) => void
-  const closed = new Promise<Ending>((resolve) => {
-    tell = resolve
-  })
   let closing: Promise<void> | undefined
   const close = async (how?: CloseOptions) => {
-    const over = new Promise<void>((resolve) => {
-      server.close(() => resolve())
+    const closed = new Promise((resolve) => {
+      server.close(resolve)
     })
     await face.close(how)
     // What is left of them is idle, or does not end by itself.
     server.closeAllConnections()
-    await over
-    tell(ENDED)
+    await closed
   }
   const { address, port: taken } = server.address() as AddressInfo
   return {
-    address: `http://${hostName(address)}:${taken}${path}`,
-    closed,
+    address: `http://${hostName(address)}:${taken}${settings.routes.path}`,
+    closed: face.closed,
     close(how) {
       if (closing && how?.urgent) void face.close(how)
       closing ??= close(how)
@@ -101,5 +95,5 @@ function bound(server: Server, { maxConnections = 10_000, maxConnectionsPerAddre
 }
 
 function isWildcard(host: string): boolean {
-  return host === '0.0.0.0' || host === '::' || host === '[::]' || host === ''
+  return host === '0.0.0.0' || host === '::' || host === ''
 }

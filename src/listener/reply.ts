@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { finished } from 'node:stream'
 import { type Deferred, deferred } from '../deferred.js'
-import { INVALID_REQUEST, PARSE_ERROR, proxyError, type Reason } from '../error.js'
+import { INVALID_REQUEST, proxyError, type Reason } from '../error.js'
 import { withoutBreaks } from '../lines.js'
 import { errorFrame } from '../message.js'
 import { LONGEST_TIMER } from '../rest.js'
@@ -32,8 +32,14 @@ export function invalid(status: number, problem: string, headers?: Headers): Ref
   return { status, error: { code: INVALID_REQUEST, message: `Invalid request: ${problem}` }, headers }
 }
 
-export function unparsable(problem: string): Refused {
-  return { status: 400, error: { code: PARSE_ERROR, message: problem } }
+/** Also where it is somebody else's: nobody is to learn which there are. */
+export function unknownSession(): Refused {
+  return invalid(404, 'unknown session')
+}
+
+/** Too much waits already. */
+export function noRoom(): Refused {
+  return refused(503, 'overloaded', undefined, { 'retry-after': '1' })
 }
 
 /** What the proxy itself has against it. */

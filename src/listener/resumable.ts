@@ -11,6 +11,11 @@ export interface Journal {
   onLoss(error: Error): void
 }
 
+/** Bytes that wait for a store to keep them, before what comes is not kept. */
+const MAX_WAITING = 1 << 20
+/** Milliseconds for a store to answer. */
+const STORE_TIMEOUT = 1_000
+
 /** An event id: the stream, the number of the event in it, and what sets cursors apart from events. */
 const EVENT_ID = /^([0-9a-z]{1,12})-(\d{1,15})(?:\.\d{1,15})?$/
 
@@ -34,7 +39,12 @@ export class ResumableStream {
   /** The response has all that came before, and gets what comes as it comes. */
   #live = false
   #over = false
-  #appended: Promise<void> | void = undefined
+  #appended: Promise<void> | undefined
+  /** Bytes that the store has not kept yet. */
+  #waiting = 0
+  /** The newest event that it could not keep. */
+  #unkept = 0
+  #forgotten = false
   /** Events that are not to be said any more. */
   readonly #withdrawn = new Set<number>()
   /** Resolves when a response that is told what came before has it all, or is gone. */
@@ -86,17 +96,24 @@ export class ResumableStream {
   async behind(seq: number): Promise<Replay | undefined> {
     if (seq > this.#seq) return undefined
     const { store, session } = this.#journal
-    try {
+    const read = async () => {
       await this.#appended
-      return await store.after(session, this.id, seq)
+      return store.after(session, this.id, seq)
+    }
+    try {
+      const { complete, events } = await inTime(read())
+      return { complete: complete && this.#unkept <= seq, events }
     } catch (error) {
       this.#journal.onLoss(error as Error)
       return { complete: false, events: [] }
     }
   }
 
-  /** Gives it a response, which says all behind `seq` and then what comes. Another one that it has is ended. */
-  async attach(stream: EventStream, seq: number): Promise<void> {
+  /**
+   * Gives it a response, which says all behind `seq` and then what comes; `known` is what is behind `seq` right now. Another
+   * response that it has is ended.
+   */
+  async attach(stream: EventStream, seq: number, known?: Replay): Promise<void> {
     this.#leave()?.end()
     this.#stream = stream
     const caughtUp = deferred()
@@ -104,11 +121,12 @@ export class ResumableStream {
     void over(stream.response).then(caughtUp.resolve)
     const isGone = () => this.#stream !== stream || !stream.isOpen
     let at = seq
+    let replay = known
     while (at < this.#seq) {
       const upTo = this.#seq
-      const replay = await this.behind(at)
+      replay ??= await this.behind(at)
       if (isGone()) return
-      if (!replay?.complete) this.#journal.onLoss(new Error('events that a client has not seen were not kept'))
+      if (replay?.complete === false) this.#journal.onLoss(new Error('events that a client has not seen were not kept'))
       for (const { seq, frame } of replay?.events ?? []) {
         at = seq
         if (this.#withdrawn.has(seq)) continue
@@ -118,6 +136,7 @@ export class ResumableStream {
         if (isGone()) return
       }
       at = Math.max(at, upTo)
+      replay = undefined
     }
     this.#written = this.#seq
     this.#live = true
@@ -143,11 +162,16 @@ export class ResumableStream {
     if (this.#live) this.#stream?.end()
   }
 
-  /** Lets go of what it keeps. */
+  /** Lets go of what it keeps. A store that is behind is not waited for long. */
   async forget(): Promise<void> {
     this.finish()
-    await this.#appended
-    await this.#keep(() => this.#journal.store.forget(this.#journal.session, this.id))
+    this.#forgotten = true
+    const { store, session } = this.#journal
+    const forget = async () => {
+      await this.#appended
+      await store.forget(session, this.id)
+    }
+    await inTime(forget()).catch((error: Error) => this.#journal.onLoss(error))
   }
 
   #leave(): EventStream | undefined {
@@ -163,18 +187,46 @@ export class ResumableStream {
   }
 
   #append(seq: number, frame: Frame): void {
-    const { store, session } = this.#journal
-    const append = () => store.append(session, this.id, { seq, frame })
-    // A store of this process answers at once: nothing waits for it.
-    if (this.#appended === undefined) this.#appended = this.#keep(append)
-    else this.#appended = this.#appended.then(() => this.#keep(append))
-  }
-
-  #keep(act: () => void | Promise<void>): Promise<void> | void {
-    try {
-      return act()?.catch((error: Error) => this.#journal.onLoss(error))
-    } catch (error) {
-      this.#journal.onLoss(error as Error)
+    if (this.#waiting > MAX_WAITING) {
+      if (this.#unkept === 0) this.#journal.onLoss(new Error('the event store is too far behind to keep events'))
+      this.#unkept = seq
+      return
     }
+    const { store, session } = this.#journal
+    const append = () => (this.#forgotten ? undefined : store.append(session, this.id, { seq, frame }))
+    // A store of this process answers at once: nothing waits for it.
+    const kept = this.#appended ? this.#appended.then(append) : attempt(append)
+    if (!kept) return
+    this.#waiting += frame.length
+    this.#appended = kept
+      .catch((error: Error) => {
+        this.#unkept = seq
+        this.#journal.onLoss(error)
+      })
+      .then(() => {
+        this.#waiting -= frame.length
+      })
+  }
+}
+
+/** What it gives, or a promise that is rejected with what it throws. */
+function attempt(act: () => void | Promise<void>): void | Promise<void> {
+  try {
+    return act()
+  } catch (error) {
+    return Promise.reject(error)
+  }
+}
+
+/** Rejects where a store takes too long: it may be out of reach, and nobody is to wait for it for ever. */
+async function inTime<T>(answer: Promise<T>): Promise<T> {
+  let timeout: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_resolve, reject) => {
+    timeout = setTimeout(() => reject(new Error('the event store did not answer in time')), STORE_TIMEOUT)
+  })
+  try {
+    return await Promise.race([answer, late])
+  } finally {
+    clearTimeout(timeout)
   }
 }

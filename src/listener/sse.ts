@@ -1,6 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { CloseOptions, Frame, FrameMeta, Wire } from '../wire.js'
-import { EventStream, empty, over, type Refused, refused, settle } from './reply.js'
+import { EventStream, empty, noRoom, over, type Refused, settle, unknownSession } from './reply.js'
+import { Room } from './room.js'
 
 export interface SseOptions {
   response: ServerResponse
@@ -22,7 +23,7 @@ export class SseClient implements Wire {
   readonly principal: string | undefined
   readonly #options: SseOptions
   readonly #stream: EventStream
-  #paused = false
+  readonly #room = new Room()
   #left = false
 
   constructor(options: SseOptions) {
@@ -40,16 +41,17 @@ export class SseClient implements Wire {
   }
 
   pause(): void {
-    this.#paused = true
+    this.#room.pause()
   }
 
   resume(): void {
-    this.#paused = false
+    this.#room.resume()
   }
 
   /** Takes the message of a POST, or says why it does not: what becomes of it is said on the stream. */
-  post(response: ServerResponse, body: Frame, meta: FrameMeta): Refused | undefined {
-    if (this.#paused) return refused(503, 'overloaded', undefined, { 'retry-after': '1' })
+  async post(response: ServerResponse, body: Frame, meta: FrameMeta): Promise<Refused | undefined> {
+    if (!(await this.#room.enter(body.length))) return noRoom()
+    if (this.#left) return unknownSession()
     empty(response, 202)
     this.onframe?.(body, meta)
     return undefined
@@ -64,6 +66,7 @@ export class SseClient implements Wire {
   #leave(): void {
     if (this.#left) return
     this.#left = true
+    this.#room.resume()
     this.#options.onover()
     this.onclose?.()
   }

@@ -2,15 +2,27 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { INVALID_REQUEST, proxyError } from '../error.js'
 import { errorFrame, metaMember, paramsMember, tokenValue } from '../message.js'
-import { prefersStream } from '../mirror.js'
+import { isRevisionFrom, prefersStream } from '../mirror.js'
 import { timer } from '../rest.js'
 import { type Head, scan } from '../scan.js'
 import type { Session } from '../session.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
+import type { Settings } from './options.js'
 import { Post } from './post.js'
-import { EventStream, empty, type Headers, invalid, isOpen, over, type Refused, refused, settle } from './reply.js'
-import { type Journal, parseEventId } from './resumable.js'
-import type { EventStore } from './store.js'
+import {
+  EventStream,
+  empty,
+  type Headers,
+  invalid,
+  isOpen,
+  noRoom,
+  over,
+  type Refused,
+  settle,
+  unknownSession,
+} from './reply.js'
+import { parseEventId } from './resumable.js'
+import { Room } from './room.js'
 import { Streams } from './streams.js'
 
 /** The first revision whose clients know an event without data, and polling. */
@@ -19,16 +31,10 @@ const POLLING = '2025-11-25'
 const RETRY = 1_000
 
 export interface StreamableOptions {
+  settings: Settings
   /** What the client sends as `Mcp-Session-Id`. */
   id: string
   principal: string | undefined
-  store: EventStore
-  /** Milliseconds between the comments that keep an idle stream alive. */
-  keepAlive: number
-  /** Milliseconds that a request of the server's waits for a stream to the client. */
-  streamTimeout: number
-  /** Milliseconds that the session may be without a connection. */
-  idleTimeout: number
   /** The session is over. */
   onover(): void
 }
@@ -59,29 +65,28 @@ export class StreamableClient implements Wire {
 
   readonly principal: string | undefined
   readonly #options: StreamableOptions
-  readonly #journal: Journal
   readonly #streams: Streams
   /** Which POST waits for the answer to a request. */
   readonly #waiting = new Map<RequestId, Waiting>()
   readonly #tokens = new Map<unknown, Post>()
   readonly #responses = new Set<ServerResponse>()
+  readonly #room = new Room()
   #session: Session | undefined
   /** `initialize`, until it is answered. */
-  #handshake: { id: RequestId; version: string } | undefined
+  #handshake: { id: RequestId; version: unknown } | undefined
   /** Without a handshake there is no session. */
   #isSession = true
   #idle: NodeJS.Timeout | undefined
-  #paused = false
   #left = false
   #closing: Promise<void> | undefined
 
   constructor(options: StreamableOptions) {
     this.#options = options
     this.principal = options.principal
-    this.#journal = { store: options.store, session: options.id, onLoss: (error) => this.onerror?.(error) }
+    const { eventStore: store, streamTimeout: timeout } = options.settings
     this.#streams = new Streams({
-      journal: this.#journal,
-      timeout: options.streamTimeout,
+      journal: { store, session: options.id, onLoss: (error) => this.onerror?.(error) },
+      timeout,
       onUnread: ({ idText }) => this.onframe?.(errorFrame(idText, proxyError('client_unreachable').toJSON())),
     })
   }
@@ -108,17 +113,17 @@ export class StreamableClient implements Wire {
   }
 
   pause(): void {
-    this.#paused = true
+    this.#room.pause()
   }
 
   resume(): void {
-    this.#paused = false
+    this.#room.resume()
   }
 
   /** Ends what is open. Urgent: without waiting for its readers. */
   close({ urgent = false }: CloseOptions = {}): Promise<void> {
     this.#closing ??= this.#close()
-    if (urgent) for (const response of this.#responses) response.destroy()
+    if (urgent) void settle([...this.#responses], true)
     return this.#closing
   }
 
@@ -149,8 +154,15 @@ export class StreamableClient implements Wire {
   // --- the client's side ------------------------------------------------------------------------------------
 
   /** Takes the messages of a POST and answers it, or says why it does not. */
-  post(request: IncomingMessage, response: ServerResponse, posted: Posted, meta: FrameMeta): Refused | undefined {
+  async post(
+    request: IncomingMessage,
+    response: ServerResponse,
+    posted: Posted,
+    meta: FrameMeta,
+  ): Promise<Refused | undefined> {
     this.#connected(response)
+    const size = posted.messages.reduce((sum, { frame }) => sum + frame.length, 0)
+    if (!(await this.#room.enter(size))) return noRoom()
     const refusal = this.#refusal(posted)
     if (refusal) return refusal
     const answers = [...posted.refusals]
@@ -190,9 +202,9 @@ export class StreamableClient implements Wire {
       // Any other answer would have the client come back for ever.
       empty(response, 204, this.#headers())
     } else if (isOpen(response)) {
-      const events = new EventStream(response, this.#headers(), this.#options.keepAlive)
+      const events = new EventStream(response, this.#headers(), this.#options.settings.keepAlive)
       if (event === undefined && this.#polls(request)) events.prime(stream.cursorAt(seq), RETRY)
-      await stream.attach(events, seq)
+      await stream.attach(events, seq, replay)
     }
     return undefined
   }
@@ -207,8 +219,7 @@ export class StreamableClient implements Wire {
   #refusal({ messages, isBatch }: Posted): Refused | undefined {
     const [first] = messages
     const id = !isBatch && first?.head.kind === 'request' ? first.head.id : undefined
-    if (this.#left) return invalid(404, 'unknown session')
-    if (this.#paused) return refused(503, 'overloaded', undefined, { 'retry-after': '1' })
+    if (this.#left) return unknownSession()
     if (id !== undefined && this.#waiting.has(id)) return { status: 400, error: inUse(id) }
     return undefined
   }
@@ -222,13 +233,17 @@ export class StreamableClient implements Wire {
   ): void {
     for (const { frame, head } of taken.values()) {
       if (head.method !== 'initialize') continue
-      this.#handshake = { id: head.id!, version: String(paramOf(frame, head, 'protocolVersion')) }
+      this.#handshake = { id: head.id!, version: paramOf(frame, head, 'protocolVersion') }
+      // Who has not waited for it does not know how the session is called.
+      if (this.#session?.protocolVersion === undefined) {
+        void over(response).then(() => response.headersSent || this.leave())
+      }
     }
     const post = new Post(response, {
       owed: taken.keys(),
       answers,
       isBatch,
-      keepAlive: this.#options.keepAlive,
+      keepAlive: this.#options.settings.keepAlive,
       headers: () => this.#headers(),
       prefersStream: prefersStream(request.headers),
       open: () => this.#streams.open(),
@@ -260,7 +275,7 @@ export class StreamableClient implements Wire {
   /** Whether this client knows an event without data: by what it says of this request, else by the handshake. */
   #polls({ headers }: IncomingMessage): boolean {
     const version = headers['mcp-protocol-version'] ?? this.#session?.protocolVersion ?? this.#handshake?.version
-    return String(version ?? '') >= POLLING
+    return isRevisionFrom(POLLING, version)
   }
 
   #headers(): Headers {
@@ -274,13 +289,14 @@ export class StreamableClient implements Wire {
       this.#responses.delete(response)
       if (this.#responses.size > 0 || this.#left) return
       clearTimeout(this.#idle)
-      this.#idle = timer(() => this.leave(), this.#options.idleTimeout)
+      this.#idle = timer(() => this.leave(), this.#options.settings.idleTimeout)
     })
   }
 
   #leave(): void {
     this.#left = true
     clearTimeout(this.#idle)
+    this.#room.resume()
     this.#options.onover()
   }
 

@@ -44,7 +44,7 @@ export class Streams {
   /** Says what is no answer. A request that nobody reads in time is given up: its sender must not wait for ever. */
   say(stream: ResumableStream, frame: Frame, head: Head): Promise<void> | undefined {
     const { seq, ready } = stream.message(frame)
-    if (head.kind !== 'request' || stream.isRead) return ready
+    if (head.kind !== 'request' || seq <= stream.said) return ready
     const waiting = this.#unread.get(stream) ?? new Map()
     this.#unread.set(stream, waiting)
     const timeout = timer(() => {

@@ -9,7 +9,7 @@ import { messagesOf } from './answer.js'
 const SUBSCRIPTION_ID = 'io.modelcontextprotocol/subscriptionId'
 const LOG_LEVEL = 'io.modelcontextprotocol/logLevel'
 /** Bytes that wait for a child that does not read, before more requests are refused. */
-const HIGH_WATER = 1 << 20
+const HARD_CAP = 16 << 20
 /** Bytes that wait for a session that does not read, before it is given up so that it cannot stop the others. */
 const MAX_HELD = 16 << 20
 
@@ -98,7 +98,7 @@ export class SharedUpstream {
   }
 
   async #request(tap: Tap, frame: Frame, head: Head): Promise<void> {
-    if (this.#unread > HIGH_WATER) throw proxyError('overloaded', { detail: 'the server does not read' })
+    if (this.#unread > HARD_CAP) throw proxyError('overloaded', { detail: 'the server does not read' })
     this.#serial += 1
     const wireId = this.#serial
     const text = String(wireId)

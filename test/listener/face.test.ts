@@ -111,6 +111,29 @@ describe('a body', () => {
 describe('admit', () => {
   const admitting = (admit: (request: AdmitRequest) => never) => define({ admit }, (_ctx, next) => next())
 
+  it('sees the URL as its client wrote it, wherever a framework has mounted us', async () => {
+    const urls: string[] = []
+    const app = createProxy().use(
+      define(
+        {
+          admit: ({ url }) => {
+            urls.push(url)
+            return { status: 401 }
+          },
+        },
+        (_ctx, next) => next(),
+      ),
+    )
+    closing.push(() => app.close({ urgent: true }))
+    const handler = app.handler(() => new HandWire())
+    const url = await mounted((request, response) => {
+      const { url } = request
+      handler(Object.assign(request, { originalUrl: `/tools${url}` }), response)
+    })
+    await post(`${url}?x=1`, initialize())
+    expect(urls).toEqual(['/tools/mcp?x=1'])
+  })
+
   it('sees the head of a request, and gives who it is', async () => {
     const seen: AdmitRequest[] = []
     const port = await onPort({}, (app) =>
@@ -225,6 +248,63 @@ describe('an application', () => {
     await one.close({ urgent: true })
     await expect(fetch(one.address as string)).rejects.toThrow('fetch failed')
     expect((await ask(two.address as string, { method: 'PUT' })).status).toBe(405)
+  })
+
+  it('checks its options before it does anything', async () => {
+    const bad = [
+      [{ path: '/sse' }, 'path: expected one as /mcp, other than /sse, /messages, /healthz, got "/sse"'],
+      [{ path: '/a?b' }, 'path: expected one as /mcp'],
+      [{ token: 'two words' }, 'token: expected visible ASCII without spaces, got none, or something else'],
+      [{ idleTimeout: 0 }, 'idleTimeout: expected a number from 1, got 0'],
+      [{ maxBodyBytes: Number.NaN }, 'maxBodyBytes: expected a number from 1, got null'],
+      [{ maxPending: 0 }, 'maxPending: expected a number from 1, got 0'],
+      [{ keepAlive: -1 }, 'keepAlive: expected a number from 0, got -1'],
+      [{ maxSessions: '7' as never }, 'maxSessions: expected a number from 1, got "7"'],
+      [{ allowHosts: ['a b'] }, 'allowHosts: expected a host, or host:port, got "a b"'],
+    ] as const
+    for (const [options, text] of bad) {
+      const app = createProxy()
+      expect(() => app.handler(upstream, options)).toThrow(text)
+      await expect(app.listen(upstream, { port: 0, ...options })).rejects.toThrow(text)
+    }
+  })
+
+  it('is reached by the address that it listens on', async () => {
+    const app = createProxy()
+    closing.push(() => app.close({ urgent: true }))
+    const { address } = await app.listen(upstream, { port: 0, host: '127.0.0.2' })
+    expect(new URL(address).hostname).toBe('127.0.0.2')
+    expect((await ask(`${new URL(address).origin}/healthz`)).status).toBe(200)
+  })
+
+  it('is not stopped by what listens to its sessions', async () => {
+    const port = await onPort({}, (app) =>
+      app.on('session', () => {
+        throw new Error('no')
+      }),
+    )
+    const answering = modernPost(port.url, { id: 1, method: 'x' })
+    const { wire } = await port.upstream(0)
+    await port.sent(wire, 1)
+    wire.say({ id: 1, result: {} })
+    expect([(await answering).status, port.errors]).toEqual([200, ['no']])
+  })
+
+  it("whose handler is slow to start, or cannot, holds up nobody else's routes", async () => {
+    let go = () => {}
+    const start = () =>
+      new Promise<void>((_resolve, reject) => {
+        go = () => reject(new Error('no file'))
+      })
+    const app = createProxy().use(define({ start }, (_ctx, next) => next()))
+    app.on('error', () => {})
+    const handler = app.handler(upstream)
+    const url = await mounted((request, response) => handler(request, response, () => response.end('theirs')))
+    const theirs = async () => (await ask(new URL('/theirs', url).href)).text
+    expect(await theirs()).toBe('theirs')
+    const ours = post(url, initialize())
+    go()
+    expect([(await ours).status, await theirs()]).toEqual([503, 'theirs'])
   })
 
   it('whose handler cannot start answers 503, and says why to whom it may concern', async () => {

@@ -127,6 +127,24 @@ describe('a stream', () => {
     await vi.waitFor(() => expect(losses).toEqual(['disk full', 'disk gone', 'disk gone']))
   })
 
+  it('does not wait for a store that does not answer, nor keep for it without end', async () => {
+    const hanging: EventStore = {
+      append: () => new Promise(() => {}),
+      after: () => new Promise(() => {}),
+      forget: () => new Promise(() => {}),
+    }
+    const { stream, losses, read } = await resumable(hanging)
+    const reader = await read(0)
+    const frame = Buffer.from(JSON.stringify('x'.repeat(300_000)))
+    for (let n = 0; n < 8; n++) stream.message(frame)
+    expect(await reader.until(8)).toHaveLength(8)
+    expect(losses).toEqual(['the event store is too far behind to keep events'])
+    expect(await stream.behind(0)).toEqual({ complete: false, events: [] })
+    await stream.forget()
+    const late = 'the event store did not answer in time'
+    expect(losses.slice(1)).toEqual([late, late])
+  })
+
   it('tells of what was let go, and says what is left', async () => {
     const { stream, losses, read } = await resumable(new MemoryEventStore({ maxSessionEvents: 1 }))
     say(stream, 1, 2)

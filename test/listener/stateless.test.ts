@@ -401,6 +401,24 @@ describe('headers and body', () => {
     expect((await answering).status).toBe(400)
   })
 
+  it('a server that cannot list its tools is not asked before every call', async () => {
+    const port = await onPort()
+    const lists: boolean[] = []
+    for (const id of [1, 2]) {
+      const answering = modernPost(port.url, call(id, { arguments: { n: 42 } }))
+      const { wire } = await port.upstream(id - 1)
+      let [message] = await port.sent(wire, 1)
+      lists.push(message!.method === 'tools/list')
+      if (message!.method === 'tools/list') {
+        wire.say({ id: message!.id, error: { code: -32601, message: 'no' } })
+        ;[message] = await port.sent(wire, 1)
+      }
+      wire.say({ id: message!.id, result: {} })
+      expect((await answering).status).toBe(200)
+    }
+    expect(lists).toEqual([true, false])
+  })
+
   it('a notification has no arguments to look at, whatever it is called', async () => {
     const port = await onPort()
     const params = { name: 'a' }

@@ -1,6 +1,6 @@
 import { MemoryEventStore, onRequest } from 'open-mcp-proxy'
 import { describe, expect, it, vi } from 'vitest'
-import { proxys } from '../fixtures/played.js'
+import { deferred, proxys } from '../fixtures/played.js'
 import { ask, call, get, initialize, onPort, openSession, post } from '../fixtures/port.js'
 
 const answered = (id: string | number, value: object = {}) => ({ jsonrpc: '2.0', id, result: value })
@@ -44,6 +44,18 @@ describe('a session', () => {
     })
     await vi.waitFor(() => expect(wire.log).toEqual(['start', 'close']))
     await vi.waitFor(() => expect(port.app.stats().sessions).toBe(0))
+  })
+
+  it('is none where nobody waited for the answer to initialize: its id is not known', async () => {
+    const port = await onPort()
+    const controller = new AbortController()
+    post(port.url, initialize(), {}, controller.signal).catch(() => {})
+    const { wire } = await port.upstream(0)
+    await port.sent(wire, 1)
+    controller.abort()
+    await vi.waitFor(() => expect([wire.log, port.app.stats().sessions]).toEqual([['start', 'close'], 0]), {
+      timeout: 5_000,
+    })
   })
 
   it('is none where the upstream cannot be reached', async () => {
@@ -540,6 +552,63 @@ describe('a client that drops a stream', () => {
     older.wire.onstream?.({ relatedRequestId: 1, type: 'detach' })
     older.wire.say({ id: 1, result: {} })
     expect(await (await stays).until(1)).toEqual([answered(1)])
+  })
+})
+
+describe('an upstream that is behind', () => {
+  it('makes its client wait, and loses nothing', async () => {
+    const port = await onPort()
+    const session = await openSession(port)
+    const gate = deferred()
+    session.wire.sending = () => gate.promise
+    const large = Array.from({ length: 6 }, (_, id) => session.post(call(id, 'a', { pad: 'x'.repeat(300_000) })))
+    await vi.waitFor(() => expect(port.app.stats().lanes['client-to-server']).toBeGreaterThan(3))
+    const small = session.post({ jsonrpc: '2.0', method: 'notifications/x' })
+    gate.resolve()
+    expect((await small).status).toBe(202)
+    const sent = await session.sent(7)
+    for (const { id } of sent) if (id !== undefined) session.wire.say({ id, result: {} })
+    expect((await Promise.all(large)).map(({ status }) => status)).toEqual(Array.from({ length: 6 }, () => 200))
+  })
+
+  it('refuses what is too much to wait', async () => {
+    const port = await onPort()
+    const session = await openSession(port)
+    const gate = deferred()
+    session.wire.sending = () => gate.promise
+    const pad = 'x'.repeat(6 << 20)
+    const posts = Array.from({ length: 6 }, (_, id) => session.post(call(id, 'a', { pad })))
+    const { status, headers, json } = await Promise.race(posts)
+    expect([status, headers.get('retry-after'), await json()]).toMatchObject([503, '1', { error: { code: -31005 } }])
+    gate.resolve()
+    session.wire.sending = (text) => {
+      const { id } = JSON.parse(text)
+      queueMicrotask(() => session.wire.say({ id, result: {} }))
+    }
+    for (const { id } of session.wire.take()) session.wire.say({ id, result: {} })
+    const outcomes = await Promise.all(
+      posts.map(async (it) => [(await it).status, 'result' in ((await (await it).json()) as object)]),
+    )
+    const refusals = outcomes.filter(([status]) => status === 503)
+    expect(outcomes.filter(([, answered]) => answered)).toHaveLength(6 - refusals.length)
+    expect(refusals.length).toBeGreaterThan(0)
+  })
+
+  it('is left with its session', async () => {
+    const port = await onPort()
+    const session = await openSession(port)
+    const gate = deferred()
+    session.wire.sending = () => gate.promise
+    const pad = 'x'.repeat(2 << 20)
+    const first = session.post(call(1, 'a', { pad }))
+    await session.sent(1)
+    const second = session.post(call(2))
+    await vi.waitFor(() => expect(port.app.stats().lanes['client-to-server']).toBe(1))
+    await session.delete()
+    expect((await second).status).toBe(404)
+    gate.resolve()
+    session.wire.say({ id: 1, result: {} })
+    expect((await first).status).toBe(200)
   })
 })
 

@@ -210,7 +210,7 @@ describe('a shared upstream', () => {
     const { wire, taps } = await shared(1)
     const { promise, resolve } = deferred()
     wire.sending = () => promise
-    const large = taps[0]!.tap.send(request(1, 'a', { pad: 'x'.repeat(2 << 20) }))
+    const large = taps[0]!.tap.send(request(1, 'a', { pad: 'x'.repeat(17 << 20) }))
     expect(await refusalOf(taps[0]!.tap.send(request(2, 'a')))).toMatchObject({
       code: -31005,
       data: { reason: 'overloaded', phase: 'not_sent' },
