@@ -26,6 +26,7 @@ export type Accept = (client: Wire, options?: AcceptOptions) => Accepted
 
 /** What goes on in the process and behind it. Holds no secret. */
 export interface Health {
+  /** `closing` is what a listener says once it takes no new clients. */
   status: 'ok' | 'closing'
   /** Seconds since the application began to serve. */
   uptime: number
@@ -81,9 +82,12 @@ export interface HandlerOptions {
    * @default none
    */
   allowOrigins?: readonly string[]
-  /** What clients must send as `Authorization: Bearer …`. @default none: any middleware with `admit` decides */
+  /**
+   * What clients must send as `Authorization: Bearer …`: visible ASCII. Without one any middleware with `admit` decides; a
+   * handler that is mounted leaves it to its framework where there is neither. @default none
+   */
   token?: string
-  /** Sessions that may be open at once, past which a new one is a 503. @default 10000 */
+  /** Sessions, and stateless requests, that may be open at once, past which a new one is a 503. @default 10000 */
   maxSessions?: number
   /** Requests of one session that may wait for their answers, past which a new one gets -31005. @default 1000 */
   maxPending?: number
@@ -91,7 +95,10 @@ export interface HandlerOptions {
   idleTimeout?: number
   /** Bytes of a body, past which it is a 413. @default 16777216 (16 MiB) */
   maxBodyBytes?: number
-  /** Milliseconds between the comments that keep an idle stream alive. @default 15000 */
+  /**
+   * Milliseconds between the comments that keep an idle stream alive; also until an answer that is not there yet becomes a
+   * stream. 0 is off. @default 15000
+   */
   keepAlive?: number
   /** Milliseconds that a request of the server's waits for a stream to its client; then it gets -31011. @default 30000 */
   streamTimeout?: number

@@ -2,7 +2,7 @@ import type { Frame } from '../wire.js'
 
 /** One message of a stream that a client may come back to. */
 export interface StoredEvent {
-  /** Its number in its stream; they grow, and some are left out. */
+  /** Its number in its stream, from 1. */
   readonly seq: number
   readonly frame: Frame
 }
@@ -18,14 +18,15 @@ export interface Replay {
 /**
  * Keeps what was said on event streams, for clients that lost one and resume it with `Last-Event-ID` (2025-11-25
  * basic/transports, "Resumability and Redelivery"). What is appended must be there for the next `after` of its stream
- * once the promise has resolved. A store that throws or rejects costs resumability, nothing else.
+ * once the promise has resolved. A store that throws, rejects or takes more than a second costs resumability, nothing else;
+ * so does one that is more than 1 MiB behind.
  */
 export interface EventStore {
   append(session: string, stream: string, event: StoredEvent): void | Promise<void>
   /** The events of a stream whose number is greater than `seq`. */
   after(session: string, stream: string, seq: number): Replay | Promise<Replay>
-  /** Lets a stream go; the whole session without one. */
-  forget(session: string, stream?: string): void | Promise<void>
+  /** Lets a stream go. */
+  forget(session: string, stream: string): void | Promise<void>
 }
 
 export interface MemoryEventStoreOptions {
@@ -100,15 +101,11 @@ export class MemoryEventStore implements EventStore {
     return { complete: (of?.lost ?? 0) <= seq, events: events.map(({ seq, frame }) => ({ seq, frame })) }
   }
 
-  forget(session: string, stream?: string): void {
+  forget(session: string, stream: string): void {
     const kept = this.#sessions.get(session)
-    if (!kept) return
-    for (const [name, { events }] of kept.streams) {
-      if (stream !== undefined && name !== stream) continue
-      for (const entry of events.values()) this.#remove(entry)
-      kept.streams.delete(name)
-    }
-    if (kept.streams.size === 0) this.#sessions.delete(session)
+    for (const entry of kept?.streams.get(stream)?.events.values() ?? []) this.#remove(entry)
+    kept?.streams.delete(stream)
+    if (kept?.streams.size === 0) this.#sessions.delete(session)
   }
 
   #sessionOf(session: string): Kept {

@@ -10,7 +10,10 @@ import { collect, Gate, isEventStream, readEvents } from './stream.js'
 /** The id stays on an exchange of its own: it meets no other and nobody sees it. */
 const ID = 'open-mcp-proxy/tools'
 
-/** How to ask for a page of tools/list in the name of a request, with its `_meta`. */
+/**
+ * How to ask for a page of tools/list in the name of a request, with its `_meta`: as the server itself declares its tools,
+ * which is what it holds headers against. What its client was shown a listener asks for.
+ */
 export function askTools(endpoint: Endpoint, frame: Frame, head: Head, version: string, signal: AbortSignal): AskTools {
   const span = paramsMember(frame, head, '_meta')
   const meta = Buffer.from(span ? frame.subarray(span.start, span.end) : '{}').toString()

@@ -3,15 +3,14 @@ import { proxyError, type Reason, RpcError, reasons } from '../error.js'
 import { asBuffer, type Edit, type Member, member, members, OPEN_OBJECT, splice } from '../json.js'
 import { errorFrame, LISTEN, notificationFrame, paramsMember, tokenValue } from '../message.js'
 import { type Head, peek, type Refusal, scan } from '../scan.js'
-import { type CloseOptions, type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
+import { type CloseOptions, type Frame, FrameError, type Wire } from '../wire.js'
 import { messagesOf } from './answer.js'
+import { Tap } from './tap.js'
 
 const SUBSCRIPTION_ID = 'io.modelcontextprotocol/subscriptionId'
 const LOG_LEVEL = 'io.modelcontextprotocol/logLevel'
 /** Bytes that wait for a child that does not read, before more requests are refused. */
 const HARD_CAP = 16 << 20
-/** Bytes that wait for a session that does not read, before it is given up so that it cannot stop the others. */
-const MAX_HELD = 16 << 20
 
 /** A request of one session, on the wire under an id that no other has. */
 interface Pending {
@@ -61,14 +60,17 @@ export class SharedUpstream {
 
   /** A wire for one session. */
   tap(): Wire {
-    const tap = new Tap(this)
+    const tap: Tap = new Tap({
+      start: () => this.#start(),
+      send: (frame) => this.#send(tap, frame),
+      leave: () => this.#leave(tap),
+    })
     this.#taps.add(tap)
     if (this.#taps.size === 1) this.#onIdle(false)
     return tap
   }
 
-  /** @internal */
-  start(): Promise<void> {
+  #start(): Promise<void> {
     this.#started ??= (async () => this.#wire.start())().catch((error: unknown) => {
       this.#onEnd()
       throw error
@@ -80,8 +82,7 @@ export class SharedUpstream {
     return this.#wire.close(options)
   }
 
-  /** @internal */
-  async send(tap: Tap, frame: Frame): Promise<void> {
+  async #send(tap: Tap, frame: Frame): Promise<void> {
     if (this.#ended) throw this.#ended
     const head = scan(frame)
     if (head.kind === 'request') return this.#request(tap, frame, head)
@@ -90,8 +91,8 @@ export class SharedUpstream {
     // An answer: nobody has asked.
   }
 
-  /** @internal Its requests are taken back. */
-  leave(tap: Tap): void {
+  /** Its requests are taken back. */
+  #leave(tap: Tap): void {
     if (!this.#taps.delete(tap)) return
     for (const [wireId, { tap: owner }] of this.#pending) if (owner === tap) this.#take(wireId)
     if (this.#taps.size === 0) this.#onIdle(true)
@@ -233,71 +234,6 @@ export class SharedUpstream {
     const pending = this.#pending.get(id as number)
     this.#pending.delete(id as number)
     return pending
-  }
-}
-
-/** The part of a shared upstream that one session sees. */
-class Tap implements Wire {
-  onframe?: Wire['onframe']
-  onclose?: Wire['onclose']
-  onerror?: Wire['onerror']
-  readonly #shared: SharedUpstream
-  readonly #held: { frame: Frame; meta: FrameMeta }[] = []
-  #heldBytes = 0
-  #paused = false
-  #over = false
-
-  constructor(shared: SharedUpstream) {
-    this.#shared = shared
-  }
-
-  start(): Promise<void> {
-    return this.#shared.start()
-  }
-
-  send(frame: Frame): Promise<void> {
-    return this.#shared.send(this, frame)
-  }
-
-  async close(): Promise<void> {
-    this.end()
-  }
-
-  pause(): void {
-    this.#paused = true
-  }
-
-  resume(): void {
-    this.#paused = false
-    while (!this.#paused && this.#held.length > 0) {
-      const { frame, meta } = this.#held.shift()!
-      this.#heldBytes -= frame.length
-      this.onframe?.(frame, meta)
-    }
-  }
-
-  /** The source is everybody's: for one that does not read it is not stopped. */
-  deliver(frame: Frame, meta: FrameMeta): void {
-    if (!this.#paused && this.#held.length === 0) {
-      this.onframe?.(frame, meta)
-      return
-    }
-    this.#held.push({ frame, meta })
-    this.#heldBytes += frame.length
-    if (this.#heldBytes > MAX_HELD) this.end(proxyError('overloaded', { phase: 'sent', detail: 'it does not read' }))
-  }
-
-  /** The child has ended: what it said before is still to be heard. */
-  lose(reason: Error): void {
-    this.resume()
-    this.end(reason)
-  }
-
-  end(reason?: Error): void {
-    if (this.#over) return
-    this.#over = true
-    this.#shared.leave(this)
-    this.onclose?.(reason)
   }
 }
 
