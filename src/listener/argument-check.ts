@@ -1,3 +1,4 @@
+import { isProxyErrorData, RpcError } from '../error.js'
 import { resultFrame, tokenValue } from '../message.js'
 import { mismatch } from '../mirror.js'
 import type { Head } from '../scan.js'
@@ -33,14 +34,16 @@ export class ArgumentCheck {
     if (head.kind !== 'request' || head.method !== 'tools/call' || head.name === undefined) return undefined
     const known = this.#of(session.principal)
     const { tools } = known
-    if (performance.now() < known.pause) return undefined
     const pages = asking(session, frame, head)
-    const ask: AskTools = (cursor) =>
-      pages(cursor).catch((error: unknown) => {
-        // One that has left says nothing of the server.
-        if (!session.signal.aborted) known.pause = performance.now() + PAUSE
+    const ask: AskTools = async (cursor) => {
+      if (performance.now() < known.pause) throw new Error('it could not list its tools a moment ago')
+      return pages(cursor).catch((error: unknown) => {
+        // Whoever has left, or was refused for what it said of itself, tells nothing of the server.
+        const isServers = error instanceof RpcError && isProxyErrorData(error.data)
+        if (isServers && !session.signal.aborted) known.pause = performance.now() + PAUSE
         throw error
       })
+    }
     const held = async () => mismatch(came ?? {}, frame, head, await tools.of(head.name as string, ask))
     if ((await held()) === undefined) return undefined
     // The schema may have changed since it was learned.

@@ -16,6 +16,11 @@ const MAX_WAITING = 1 << 20
 /** Milliseconds for a store to answer. */
 const STORE_TIMEOUT = 1_000
 
+/** What is left behind some event, and the last event that there was by then: what came since is not among it. */
+export interface Behind extends Replay {
+  readonly upTo: number
+}
+
 /** An event id: the stream, the number of the event in it, and what sets cursors apart from events. */
 const EVENT_ID = /^([0-9a-z]{1,12})-(\d{1,15})(?:\.\d{1,15})?$/
 
@@ -73,6 +78,11 @@ export class ResumableStream {
     return this.#written
   }
 
+  /** The last event that there is, said or not. */
+  get last(): number {
+    return this.#seq
+  }
+
   /** Says a message, now or to the response that comes next. Returns its number, and a promise as a stream does. */
   message(frame: Frame): { seq: number; ready: Promise<void> | undefined } {
     this.#seq += 1
@@ -93,8 +103,9 @@ export class ResumableStream {
   }
 
   /** What a response would get that resumes behind an event; undefined where the stream has never said that event. */
-  async behind(seq: number): Promise<Replay | undefined> {
-    if (seq > this.#seq) return undefined
+  async behind(seq: number): Promise<Behind | undefined> {
+    const upTo = this.#seq
+    if (seq > upTo) return undefined
     const { store, session } = this.#journal
     const read = async () => {
       await this.#appended
@@ -102,18 +113,18 @@ export class ResumableStream {
     }
     try {
       const { complete, events } = await inTime(read())
-      return { complete: complete && this.#unkept <= seq, events }
+      return { complete: complete && this.#unkept <= seq, events, upTo }
     } catch (error) {
       this.#journal.onLoss(error as Error)
-      return { complete: false, events: [] }
+      return { complete: false, events: [], upTo }
     }
   }
 
   /**
-   * Gives it a response, which says all behind `seq` and then what comes; `known` is what is behind `seq` right now. Another
+   * Gives it a response, which says all behind `seq` and then what comes; `known` is what was behind `seq` a moment ago. Another
    * response that it has is ended.
    */
-  async attach(stream: EventStream, seq: number, known?: Replay): Promise<void> {
+  async attach(stream: EventStream, seq: number, known?: Behind): Promise<void> {
     this.#leave()?.end()
     this.#stream = stream
     const caughtUp = deferred()
@@ -123,7 +134,6 @@ export class ResumableStream {
     let at = seq
     let replay = known
     while (at < this.#seq) {
-      const upTo = this.#seq
       replay ??= await this.behind(at)
       if (isGone()) return
       if (replay?.complete === false) this.#journal.onLoss(new Error('events that a client has not seen were not kept'))
@@ -135,7 +145,7 @@ export class ResumableStream {
         await stream.message(frame, this.#idOf(seq))
         if (isGone()) return
       }
-      at = Math.max(at, upTo)
+      at = Math.max(at, replay?.upTo ?? this.#seq)
       replay = undefined
     }
     this.#written = this.#seq
@@ -196,11 +206,11 @@ export class ResumableStream {
     const append = () => (this.#forgotten ? undefined : store.append(session, this.id, { seq, frame }))
     // A store of this process answers at once: nothing waits for it.
     const kept = this.#appended ? this.#appended.then(append) : attempt(append)
-    if (!kept) return
+    if (typeof kept?.then !== 'function') return
     this.#waiting += frame.length
-    this.#appended = kept
+    this.#appended = Promise.resolve(kept)
       .catch((error: Error) => {
-        this.#unkept = seq
+        this.#unkept = Math.max(this.#unkept, seq)
         this.#journal.onLoss(error)
       })
       .then(() => {

@@ -7,6 +7,8 @@ const MAX_HELD = 16 << 20
 export class Room {
   #wait: Deferred | undefined
   #held = 0
+  /** The call before. */
+  #last = Promise.resolve(true)
 
   pause(): void {
     this.#wait ??= deferred()
@@ -18,12 +20,14 @@ export class Room {
   }
 
   /** Resolves when there is room for so many bytes, in the order of the calls; with false where too many wait already. */
-  async enter(bytes: number): Promise<boolean> {
-    if (!this.#wait) return true
-    if (this.#held + bytes > MAX_HELD) return false
+  enter(bytes: number): Promise<boolean> {
+    if (this.#wait && this.#held + bytes > MAX_HELD) return Promise.resolve(false)
     this.#held += bytes
-    while (this.#wait) await this.#wait.promise
-    this.#held -= bytes
-    return true
+    this.#last = this.#last.then(async () => {
+      while (this.#wait) await this.#wait.promise
+      this.#held -= bytes
+      return true
+    })
+    return this.#last
   }
 }

@@ -194,7 +194,7 @@ export class StreamableClient implements Wire {
     const replay = await stream?.behind(seq)
     // Another one may have come while the store was asked.
     if (event === undefined && stream?.isRead) return invalid(409, 'this session has its stream already')
-    const isEmpty = replay?.events.length === 0
+    const isEmpty = replay?.events.length === 0 && replay.upTo === stream?.last
     if (!stream || !replay || (stream.isOver && isEmpty && !replay.complete)) {
       return invalid(400, 'no events are kept behind this Last-Event-ID')
     }

@@ -1,3 +1,4 @@
+import { deferred } from '../deferred.js'
 import { inPhase, proxyError, RpcError, reasons } from '../error.js'
 import { paramsMember, tokenValue } from '../message.js'
 import { isModernRevision, modernVersion } from '../mirror.js'
@@ -12,6 +13,8 @@ import type { HttpResponse } from './request.js'
 import { follow } from './stream.js'
 
 const LISTEN_TRIES = 5
+/** Milliseconds that requests wait for the server's own stream. */
+const LISTEN_MS = 250
 
 /**
  * The client's end of Streamable HTTP: 2025-03-26 to 2025-11-25 with their sessions and streams, and the stateless
@@ -93,7 +96,7 @@ export class HttpUpstream implements Wire {
     await patiently(this.#taken(response, headers['mcp-session-id']), (error) => {
       if (!this.#channel.closed) this.onerror?.(error)
     })
-    if (head.method === 'notifications/initialized' && version === undefined) this.#listen()
+    if (head.method === 'notifications/initialized' && version === undefined) await this.#listen()
   }
 
   /** The revision that a notification without `_meta` came under: 2026-07-28 leaves open whether one has it. */
@@ -124,12 +127,17 @@ export class HttpUpstream implements Wire {
     return accepted(response, () => this.#channel.body(response), onLost)
   }
 
-  /** The stream on which a legacy server sends what belongs to no request; a server without one says 405. */
-  #listen(): void {
-    if (this.#listening) return
+  /**
+   * The stream on which a legacy server sends what belongs to no request; a server without one says 405. Resolves when it
+   * is there, or was waited for long enough: what servers have to say before, some of them drop.
+   */
+  #listen(): Promise<void> {
+    if (this.#listening) return Promise.resolve()
     this.#listening = true
     const channel = this.#channel
-    const open = (lastEventId: string) => channel.get(lastEventId)
+    const opened = deferred()
+    const timer = setTimeout(opened.resolve, LISTEN_MS).unref()
+    const open = (lastEventId: string) => channel.get(lastEventId).finally(opened.resolve)
     const read = (response: HttpResponse) => {
       const meta = { status: response.status, headers: response.headers }
       return channel.events(response, {
@@ -147,6 +155,7 @@ export class HttpUpstream implements Wire {
     void follow({ open, read, tries: LISTEN_TRIES, done: () => false, signal: channel.signal }).then(() => {
       this.#listening = false
     })
+    return opened.promise.finally(() => clearTimeout(timer))
   }
 
   #sessionLost(session: string): void {

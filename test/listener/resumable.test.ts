@@ -13,9 +13,12 @@ async function resumable(store: EventStore = new MemoryEventStore()) {
   const losses: string[] = []
   const stream = new ResumableStream('s', { store, session: 'a', onLoss: ({ message }) => losses.push(message) })
   const attached: Promise<void>[] = []
-  const server = createServer((request, response) => {
+  /** What a reader is given, as it was known a moment ago. */
+  const known: ReturnType<typeof stream.behind>[] = []
+  const server = createServer(async (request, response) => {
     const seq = Number(request.headers['last-event-id'])
-    attached.push(stream.attach(new EventStream(response, {}, 60_000), seq))
+    const replay = await known.shift()
+    attached.push(stream.attach(new EventStream(response, {}, 60_000), seq, replay))
   }).listen(0, '127.0.0.1')
   await once(server, 'listening')
   closing.push(() => {
@@ -27,6 +30,7 @@ async function resumable(store: EventStore = new MemoryEventStore()) {
     stream,
     losses,
     attached,
+    known,
     read: (seq: number): Promise<Answer> => get(url, { 'last-event-id': String(seq) }),
   }
 }
@@ -122,9 +126,35 @@ describe('a stream', () => {
     const reader = await read(0)
     say(stream, 1)
     expect(await reader.until(1)).toEqual([1])
-    expect(await stream.behind(0)).toEqual({ complete: false, events: [] })
+    expect(await stream.behind(0)).toEqual({ complete: false, events: [], upTo: 1 })
     stream.forget()
     await vi.waitFor(() => expect(losses).toEqual(['disk full', 'disk gone', 'disk gone']))
+  })
+
+  it('loses nothing of what comes while the store is asked', async () => {
+    const { stream, read, attached, known } = await resumable(new Slow())
+    say(stream, 1)
+    known.push(stream.behind(0))
+    say(stream, 2)
+    const reader = await read(0)
+    say(stream, 3)
+    await attached[0]
+    stream.finish()
+    await reader.text
+    expect(reader.messages()).toEqual([1, 2, 3])
+  })
+
+  it('takes a store that gives no promise for one that has kept', async () => {
+    const list: unknown[] = []
+    const plain = {
+      append: (_a: string, _b: string, event: unknown) => list.push(event),
+      after: () => ({ complete: true, events: [] }),
+      forget: () => {},
+    }
+    const { stream, losses, read } = await resumable(plain as unknown as EventStore)
+    const reader = await read(0)
+    say(stream, 1)
+    expect([await reader.until(1), list.length, losses]).toEqual([[1], 1, []])
   })
 
   it('does not wait for a store that does not answer, nor keep for it without end', async () => {
@@ -139,7 +169,7 @@ describe('a stream', () => {
     for (let n = 0; n < 8; n++) stream.message(frame)
     expect(await reader.until(8)).toHaveLength(8)
     expect(losses).toEqual(['the event store is too far behind to keep events'])
-    expect(await stream.behind(0)).toEqual({ complete: false, events: [] })
+    expect(await stream.behind(0)).toEqual({ complete: false, events: [], upTo: 8 })
     await stream.forget()
     const late = 'the event store did not answer in time'
     expect(losses.slice(1)).toEqual([late, late])
@@ -156,7 +186,10 @@ describe('a stream', () => {
   it('knows nothing behind an event that it has not said yet', async () => {
     const { stream } = await resumable()
     say(stream, 1)
-    expect([await stream.behind(1), await stream.behind(2)]).toEqual([{ complete: true, events: [] }, undefined])
+    expect([await stream.behind(1), await stream.behind(2)]).toEqual([
+      { complete: true, events: [], upTo: 1 },
+      undefined,
+    ])
   })
 })
 

@@ -1,4 +1,4 @@
-import { MemoryEventStore, onRequest } from 'open-mcp-proxy'
+import { type EventStore, MemoryEventStore, onRequest } from 'open-mcp-proxy'
 import { describe, expect, it, vi } from 'vitest'
 import { deferred, proxys } from '../fixtures/played.js'
 import { ask, call, get, initialize, onPort, openSession, post } from '../fixtures/port.js'
@@ -490,6 +490,39 @@ describe('a client that drops a stream', () => {
     expect(session.wire.sent).toEqual([])
     // All of it was said: whoever asks again is told to stop.
     expect((await behind('1-3')).status).toBe(204)
+  })
+
+  it('hears an answer that comes while the store is asked', async () => {
+    const memory = new MemoryEventStore()
+    let asked = () => {}
+    const go = deferred()
+    const store: EventStore = {
+      append: (...args) => memory.append(...args),
+      after: async (...args) => {
+        const replay = memory.after(...args)
+        asked()
+        await go.promise
+        return replay
+      },
+      forget: (...args) => memory.forget(...args),
+    }
+    const session = await openSession(await onPort({ eventStore: store }))
+    const answering = session.post(withToken(1, 'tok'))
+    await session.sent(1)
+    session.wire.say(progress('tok', 1))
+    const answer = await answering
+    await answer.until(1)
+    answer.leave()
+    const reading = new Promise<void>((resolve) => {
+      asked = resolve
+    })
+    const resuming = session.get({ 'last-event-id': '1-1' })
+    await reading
+    session.wire.say({ id: 1, result: {} })
+    go.resolve()
+    const resumed = await resuming
+    await resumed.text
+    expect([resumed.status, resumed.messages()]).toEqual([200, [answered(1)]])
   })
 
   it('hears what comes after it has come back', async () => {
