@@ -13,7 +13,7 @@ import {
   type RequestHandler,
   stdioListener,
 } from './listener/index.js'
-import { settle } from './listener/options.js'
+import { settingsOf } from './listener/options.js'
 import { printable } from './log.js'
 import type { Passage } from './passage.js'
 import { Service, type ServiceHost, toWire } from './service.js'
@@ -167,7 +167,7 @@ export class Application<State extends object = object> extends EventEmitter<App
    * @throws `TypeError` where the upstream or an option cannot be understood.
    */
   handler(upstream: Upstream, options: HandlerOptions = {}): RequestHandler {
-    const settings = settle(options)
+    const settings = settingsOf(options)
     const service = new Service(upstream, options, this.#host)
     let handle: RequestHandler | undefined
     const ready = this.#serve(service, async (accept, served) => {

@@ -89,11 +89,12 @@ export function argumentHeaders(frame: Frame, head: Head, declared: readonly Par
   return headers
 }
 
-/** The `Mcp-Param-*` among headers: a proxy forwards those that it does not know. */
-export function paramHeaders(came: Came = {}): Headers {
+/** The `Mcp-Param-*` among headers that no tool has declared: a proxy forwards those that it does not know. */
+export function paramHeaders(came: Came = {}, declared: readonly ParamHeader[] = []): Headers {
   const found: Headers = {}
+  const known = new Set(declared.map(({ name }) => PARAM + name.toLowerCase()))
   for (const [name, value] of Object.entries(came)) {
-    if (name.startsWith(PARAM) && typeof value === 'string') found[name] = value
+    if (name.startsWith(PARAM) && !known.has(name) && typeof value === 'string') found[name] = value
   }
   return found
 }

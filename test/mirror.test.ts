@@ -260,6 +260,7 @@ describe('what a client says by its headers', () => {
   it('paramHeaders', () => {
     const came = { 'mcp-param-a': 'x', 'mcp-name': 'n', cookie: 'c', 'mcp-param-b': ['x', 'y'] }
     expect([paramHeaders(came), paramHeaders(undefined)]).toEqual([{ 'mcp-param-a': 'x' }, {}])
+    expect(paramHeaders(came, [{ name: 'A', path: ['a'] }])).toEqual({})
   })
 })
 

@@ -59,8 +59,8 @@ export class Clients {
     if ('error' in posted) return posted
     const [first] = posted.messages
     const isModern = isModernRevision(admitted.request.headers['mcp-protocol-version'])
-    if (posted.isBatch)
-      return isModern ? invalid(400, 'expected one message, got a batch') : this.#legacy(admitted, posted)
+    if (posted.isBatch && isModern) return invalid(400, 'expected one message, got a batch')
+    if (posted.isBatch) return this.#legacy(admitted, posted)
     if (first && (isModern || modernVersion(first.frame, first.head) !== undefined)) {
       return this.#stateless(admitted, first)
     }

@@ -5,7 +5,7 @@ import type { CloseOptions } from '../wire.js'
 import { Face } from './face.js'
 import { isLoopback } from './guard.js'
 import type { Accept, HttpOptions, Listening, Served } from './index.js'
-import { hostName, settle } from './options.js'
+import { hostName, settingsOf } from './options.js'
 
 const HEADERS_TIMEOUT = 10_000
 const MAX_HEADER_BYTES = 16 << 10
@@ -27,7 +27,7 @@ export async function listenHttp(options: HttpOptions, accept: Accept, served: S
     const got = `host ${JSON.stringify(host)}, which other machines can reach`
     throw new OptionError(`expected a token, middleware that authenticates, or allowUnauthenticated; got ${got}`)
   }
-  const settings = settle({ ...options, allowHosts: isWildcard(host) ? allowHosts : [...allowHosts, host] })
+  const settings = settingsOf({ ...options, allowHosts: isWildcard(host) ? allowHosts : [...allowHosts, host] })
   const face = new Face(accept, served, settings, { demandsPrincipal: !isOpen })
   const server = createServer(
     {

@@ -27,7 +27,7 @@ export interface Settings {
 }
 
 /** @throws `OptionError` */
-export function settle(options: HandlerOptions): Settings {
+export function settingsOf(options: HandlerOptions): Settings {
   const { path = '/mcp', allowHosts = [], allowOrigins = [], token, eventStore = new MemoryEventStore() } = options
   if (token !== undefined && !/^[\x21-\x7e]+$/.test(token)) {
     throw new OptionError('token: expected visible ASCII without spaces, got none, or something else')

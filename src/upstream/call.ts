@@ -121,11 +121,13 @@ export class Call {
     const { signal } = this.#controller
     const accept = prefersStream(this.#came) ? STREAM_FIRST : undefined
     if (this.modern === undefined) return channel.post(this.#frame, { ...accept, ...channel.headers() }, signal)
-    const headers = { ...accept, ...paramHeaders(this.#came), ...metadataHeaders(this.#frame, this.head, this.modern) }
-    if (this.head.method === 'tools/call' && this.head.name !== undefined) {
-      const declared = await channel.endpoint.tools.of(this.head.name, this.#ask(this.modern))
-      for (const { name } of declared) delete headers[`mcp-param-${name.toLowerCase()}`]
-      Object.assign(headers, argumentHeaders(this.#frame, this.head, declared))
+    const isToolCall = this.head.method === 'tools/call' && this.head.name !== undefined
+    const declared = isToolCall ? await channel.endpoint.tools.of(this.head.name as string, this.#ask(this.modern)) : []
+    const headers = {
+      ...accept,
+      ...paramHeaders(this.#came, declared),
+      ...metadataHeaders(this.#frame, this.head, this.modern),
+      ...argumentHeaders(this.#frame, this.head, declared),
     }
     return channel.post(this.#frame, headers, signal)
   }

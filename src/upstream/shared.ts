@@ -146,10 +146,15 @@ export class SharedUpstream {
     }
   }
 
+  /** Nobody waits for it to arrive. */
+  #tell(frame: Frame): void {
+    void (async () => this.#wire.send(frame))().catch(() => {})
+  }
+
   #take(wireId: number): void {
     this.#pending.delete(wireId)
     const cancel = notificationFrame('notifications/cancelled', { requestId: wireId })
-    void (async () => this.#wire.send(cancel))().catch(() => {})
+    this.#tell(cancel)
   }
 
   #receive(frame: Frame): void {
@@ -164,7 +169,7 @@ export class SharedUpstream {
     else if (head.kind === 'notification') this.#notification(frame, head)
     else {
       const refusal = errorFrame(head.idText, proxyError('client_unreachable').toJSON())
-      void (async () => this.#wire.send(refusal))().catch(() => {})
+      this.#tell(refusal)
     }
   }
 

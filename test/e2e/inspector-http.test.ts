@@ -1,27 +1,12 @@
-import { execFile } from 'node:child_process'
-import { promisify } from 'node:util'
 import { beforeAll, expect, test } from 'vitest'
 import { type BehindPort, behindPort, ended } from '../fixtures/behind-port.js'
+import { inspect, whyAbsent } from '../fixtures/inspector.js'
 import { everything, target } from '../fixtures/servers.js'
-
-const packages = ['-y', '-p', 'node@22', '-p', '@modelcontextprotocol/inspector', '--']
-const npx = (args: string[], timeout: number) =>
-  promisify(execFile)('npx', [...packages, ...args], { timeout, maxBuffer: 1 << 24 })
-
-/** Runs the Inspector without its window: it connects, does one thing and prints the result. */
-async function inspect(where: string[], ...what: string[]): Promise<unknown> {
-  const { stdout } = await npx(['mcp-inspector', '--cli', ...where, ...what], 60_000)
-  return JSON.parse(stdout)
-}
 
 let absent: string | undefined
 
 beforeAll(async () => {
-  try {
-    await npx(['node', '--version'], 120_000)
-  } catch (error) {
-    absent = `npx could not fetch the Inspector: ${(error as Error).message.split('\n')[0]}`
-  }
+  absent = await whyAbsent()
 }, 130_000)
 
 const servers = {

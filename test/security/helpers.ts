@@ -1,10 +1,21 @@
 import { once } from 'node:events'
 import { request as httpRequest, type IncomingHttpHeaders } from 'node:http'
 import { connect, type Socket } from 'node:net'
-import { Application, type HttpOptions, type Session, type Upstream } from 'open-mcp-proxy'
+import { type AdmitRequest, Application, define, type HttpOptions, type Session, type Upstream } from 'open-mcp-proxy'
 import { vi } from 'vitest'
 import { closing } from '../fixtures/closing.js'
 import { HandWire } from '../fixtures/played.js'
+
+/** Says who it is by what a client cannot do without a key: here, a header. */
+export const byHeader = define(
+  {
+    admit: ({ headers }: AdmitRequest) => {
+      const user = headers['x-user']
+      return typeof user === 'string' ? { principal: user } : undefined
+    },
+  },
+  (_ctx, next) => next(),
+)
 
 /** A body as it is, or a message. */
 export type Body = string | Buffer | object

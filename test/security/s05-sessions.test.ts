@@ -1,9 +1,9 @@
-import { type AdmitRequest, define } from 'open-mcp-proxy'
 import { describe, expect, test, vi } from 'vitest'
 import {
   type Asked,
   ask,
   type Body,
+  byHeader,
   initialize,
   invalidRequest,
   listen,
@@ -16,17 +16,6 @@ import {
   sse,
   told,
 } from './helpers.js'
-
-/** Says who it is by what a client cannot do without a key: here, a header. */
-const byHeader = define(
-  {
-    admit: ({ headers }: AdmitRequest) => {
-      const user = headers['x-user']
-      return typeof user === 'string' ? { principal: user } : undefined
-    },
-  },
-  (_ctx, next) => next(),
-)
 
 async function proxied(options: Parameters<typeof listen>[1] = {}) {
   const upstream = server()

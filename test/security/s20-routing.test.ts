@@ -1,10 +1,11 @@
-import { type AdmitRequest, define, stdio } from 'open-mcp-proxy'
+import { stdio } from 'open-mcp-proxy'
 import { describe, expect, test, vi } from 'vitest'
 import { closing } from '../fixtures/closing.js'
 import { relay } from '../fixtures/relay.js'
 import {
   type Asked,
   ask,
+  byHeader,
   initialize,
   listen,
   type Message,
@@ -16,17 +17,6 @@ import {
   session,
   sse,
 } from './helpers.js'
-
-/** Whom a request is of: here, what one of its headers says. */
-const byHeader = define(
-  {
-    admit: ({ headers }: AdmitRequest) => {
-      const user = headers['x-user']
-      return typeof user === 'string' ? { principal: user } : undefined
-    },
-  },
-  (_ctx, next) => next(),
-)
 
 const LOGS = { 'io.modelcontextprotocol/logLevel': 'debug' }
 const SUBSCRIPTION = 'io.modelcontextprotocol/subscriptionId'
