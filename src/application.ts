@@ -14,6 +14,7 @@ import {
   stdioListener,
 } from './listener/index.js'
 import { settingsOf } from './listener/options.js'
+import { headOf } from './listener/routes.js'
 import { printable } from './log.js'
 import type { Passage } from './passage.js'
 import { Service, type ServiceHost, toWire } from './service.js'
@@ -179,7 +180,7 @@ export class Application<State extends object = object> extends EventEmitter<App
     ready.catch((error: Error) => this.#report(error))
     return (request, response, next) => {
       // Nobody else's requests wait for us, or fail with us.
-      if (next && settings.routes.of(request) === undefined) next()
+      if (next && settings.routes.of(request) === undefined && !service.respond(headOf(request))) next()
       else {
         ready.then(
           () => handle?.(request, response, next),

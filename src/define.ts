@@ -17,11 +17,24 @@ export type Admission =
   | { readonly principal: string; readonly authInfo?: unknown }
   | { readonly status: number; readonly headers?: Readonly<Record<string, string>> }
 
+/** The whole answer to an HTTP request. */
+export interface HttpAnswer {
+  readonly status: number
+  readonly headers?: Readonly<Record<string, string>>
+  readonly body?: string
+}
+
 /** What a middleware needs beyond messages. */
 export interface Definition<App = unknown> {
   readonly role?: Role
   /** Decides over an HTTP request before its body is read and before any session exists. */
   readonly admit?: (request: AdmitRequest) => Admission | undefined | Promise<Admission | undefined>
+  /**
+   * Answers an HTTP request to a path that is none of the proxy's own: metadata that anybody may read. Nobody has been
+   * authenticated then; `Host` and `Origin` have been looked at. It must depend on the request alone: it may be asked
+   * twice.
+   */
+  readonly respond?: (request: AdmitRequest) => HttpAnswer | undefined
   /** Awaited before the application serves; what it throws fails `listen`. */
   readonly start?: (app: App) => unknown
   /** Awaited after the last session has closed. */

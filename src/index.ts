@@ -23,8 +23,8 @@ export type {
   Result,
   ResultOf,
 } from './context.js'
-export { type Admission, type AdmitRequest, type Definition, define, type Role } from './define.js'
-export { type Phase, type ProxyErrorData, type Reason, RpcError } from './error.js'
+export { type Admission, type AdmitRequest, type Definition, define, type HttpAnswer, type Role } from './define.js'
+export { type Phase, type ProxyErrorData, type ProxyErrorOptions, proxyError, type Reason, RpcError } from './error.js'
 export {
   type Accept,
   type Accepted,

@@ -10,7 +10,7 @@ import { type CloseOptions, fromTransport, isWire, type Wire } from './wire.js'
 export interface ServiceHost {
   join(client: Wire, open: (session: Session) => Promise<Wire>, options: AcceptOptions & { upstream: string }): Bridge
   /** The middleware of now. */
-  definitions(): readonly Pick<Definition, 'admit'>[]
+  definitions(): readonly Pick<Definition, 'admit' | 'respond'>[]
   stats(): { sessions: number; pending: number }
   report(error: Error): void
 }
@@ -54,6 +54,19 @@ export class Service implements Served {
       admission ??= said
     }
     return admission
+  }
+
+  readonly respond: Served['respond'] = (request) => {
+    try {
+      for (const { respond } of this.#host.definitions()) {
+        const answer = respond?.(request)
+        if (answer) return answer
+      }
+      return undefined
+    } catch (error) {
+      this.#host.report(error as Error)
+      return { status: 500 }
+    }
   }
 
   health(): Health {

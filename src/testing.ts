@@ -1,7 +1,15 @@
 import type { JSONRPCMessage } from '@modelcontextprotocol/sdk/types.js'
 import { Application } from './application.js'
 import { bridgeOf } from './bridge.js'
-import { Context, type Direction, type ErrorObject, type Next, type Result, type Transit } from './context.js'
+import {
+  Context,
+  type Direction,
+  type ErrorObject,
+  type Middleware,
+  type Next,
+  type Result,
+  type Transit,
+} from './context.js'
 import { RpcError } from './error.js'
 import { Message } from './message.js'
 import { Session, type Side } from './session.js'
@@ -22,6 +30,8 @@ export interface Traffic {
 /** An application between two ends that a test plays. */
 export interface TestProxy {
   readonly session: Session
+  /** Appends middleware to the application. */
+  use(...middleware: Middleware<never>[]): this
   /** Sends a message as the client; resolves with everything that came out on both sides because of it. */
   fromClient(message: Written, meta?: FrameMeta): Promise<Traffic>
   /** The same as the server. */
@@ -64,6 +74,10 @@ export function testProxy(app: Application<never> | Application = new Applicatio
   }
   return {
     session,
+    use(...middleware) {
+      app.use(...(middleware as never[]))
+      return this
+    },
     fromClient: play(client),
     fromServer: play(server),
     settle,

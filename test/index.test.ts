@@ -19,6 +19,7 @@ it('open-mcp-proxy', () => {
       "onNotification",
       "onRequest",
       "onResponse",
+      "proxyError",
       "sse",
       "stdio",
       "stdioListener",

@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { deferred } from '../deferred.js'
+import type { HttpAnswer } from '../define.js'
 import { INTERNAL_ERROR } from '../error.js'
 import type { Ending } from '../session.js'
 import type { CloseOptions } from '../wire.js'
@@ -10,7 +11,7 @@ import { Guard } from './guard.js'
 import type { Accept, Listening, RequestHandler, Served } from './index.js'
 import type { Settings } from './options.js'
 import { cutOff, empty, type Headers, invalid, json, type Refused, refuse, refused } from './reply.js'
-import { fullUrl, METHODS, pathOf, type Route } from './routes.js'
+import { fullUrl, headOf, METHODS, pathOf, type Route } from './routes.js'
 
 const EXPOSED = 'Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After'
 const PREFLIGHT_AGE = '600'
@@ -43,7 +44,7 @@ export class Face implements Listening {
 
   readonly handle: RequestHandler = (request, response, next) => {
     const route = this.#settings.routes.of(request)
-    if (route === undefined && next) {
+    if (route === undefined && next && !this.#served.respond(headOf(request))) {
       next()
       return
     }
@@ -79,8 +80,10 @@ export class Face implements Listening {
     const turned = this.#guard.turn(request)
     if (turned) return turned
     const isShared = this.#share(request, response)
-    if (route === undefined) return invalid(404, 'nothing is served here')
+    const answer = route === undefined ? this.#served.respond(headOf(request)) : undefined
+    if (route === undefined && !answer) return invalid(404, 'nothing is served here')
     if (isShared && isPreflight(request)) return preflight(request, response)
+    if (route === undefined) return respond(response, answer!)
     const methods = METHODS[route]
     if (!methods.split(', ').includes(request.method ?? '')) {
       return invalid(405, `expected ${methods}`, { allow: methods })
@@ -108,15 +111,13 @@ export class Face implements Listening {
 
   /** Before the body is read and before there is any session. */
   async #admit(request: IncomingMessage, response: ServerResponse): Promise<Admitted | Refused> {
-    const { method = '', headers, socket } = request
+    const { headers } = request
     if (this.#token) {
       const [, given] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? []
       if (given === undefined) return unauthorized('Bearer')
       if (!timingSafeEqual(digest(given), this.#token)) return unauthorized('Bearer error="invalid_token"')
     }
-    const admission = await this.#served.admit({
-      ...{ method, url: fullUrl(request), headers, remoteAddress: socket.remoteAddress },
-    })
+    const admission = await this.#served.admit(headOf(request))
     if (admission && 'status' in admission) {
       return { ...refused(admission.status, 'denied'), headers: { ...admission.headers } }
     }
@@ -142,6 +143,10 @@ export class Face implements Listening {
     response.setHeader('vary', 'Origin')
     return true
   }
+}
+
+function respond(response: ServerResponse, { status, headers, body }: HttpAnswer): undefined {
+  response.writeHead(status, { ...headers }).end(body)
 }
 
 function isPreflight({ method, headers }: IncomingMessage): boolean {

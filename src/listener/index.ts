@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Admission, AdmitRequest } from '../define.js'
+import type { Admission, AdmitRequest, HttpAnswer } from '../define.js'
 import type { Ending, Session } from '../session.js'
 import type { CloseOptions, Wire } from '../wire.js'
 import { StdioClient, type StdioClientOptions } from './stdio.js'
@@ -46,6 +46,8 @@ export interface Served {
   readonly authenticates: boolean
   /** What the middleware say of an HTTP request: the first refusal, else the first principal. Rejects where one throws. */
   admit(request: AdmitRequest): Promise<Admission | undefined>
+  /** What the middleware answer to a request on none of our routes: the first that does. */
+  respond(request: AdmitRequest): HttpAnswer | undefined
   health(): Health
   /** Something went wrong that no client is told of in full. */
   report(error: Error): void

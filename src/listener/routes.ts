@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http'
+import type { AdmitRequest } from '../define.js'
 import { OptionError } from '../error.js'
 
 export type Route = 'streamable' | 'sse' | 'messages' | 'health'
@@ -42,6 +43,12 @@ export class Routes {
 /** The URL as its client wrote it, whatever a framework has taken off. */
 export function fullUrl(request: IncomingMessage): string {
   return (request as { originalUrl?: string }).originalUrl ?? request.url ?? ''
+}
+
+/** The head of a request, as middleware are shown it. */
+export function headOf(request: IncomingMessage): AdmitRequest {
+  const { method = '', headers, socket } = request
+  return { method, url: fullUrl(request), headers, remoteAddress: socket.remoteAddress }
 }
 
 export function pathOf(url = ''): string {

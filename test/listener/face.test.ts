@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
-import { type AdmitRequest, createProxy, define, type RequestHandler } from 'open-mcp-proxy'
+import { type AdmitRequest, createProxy, define, type Middleware, type RequestHandler } from 'open-mcp-proxy'
 import { describe, expect, it, vi } from 'vitest'
 import { closing } from '../fixtures/closing.js'
 import { HandWire } from '../fixtures/played.js'
@@ -105,6 +105,50 @@ describe('a body', () => {
     await vi.waitFor(() => expect(wires[0]?.sent).toHaveLength(1))
     wires[0]!.say({ id: 'init', result: { protocolVersion: '2025-11-25' } })
     expect((await taken).status).toBe(200)
+  })
+})
+
+describe('respond', () => {
+  const card: Middleware = define(
+    {
+      admit: () => ({ status: 401 }),
+      respond: ({ url, method }) => {
+        if (url === '/broken') throw new Error('s3cret')
+        return url === '/card' ? { status: 200, headers: { 'content-type': 'text/plain' }, body: method } : undefined
+      },
+    },
+    (_ctx, next) => next(),
+  )
+
+  it('answers what is on none of our routes, before anybody is known, but not under every Host', async () => {
+    const port = await onPort({ allowOrigins: ['https://app.example.com'] }, (app) => app.use(card))
+    const origin = new URL(port.url).origin
+    const page = { origin: 'https://app.example.com' }
+    const answers = await Promise.all([
+      fetch(`${origin}/card`, { headers: page }),
+      fetch(`${origin}/other`),
+      fetch(`${origin}/broken`),
+      fetch(`${origin}/card`, { headers: { origin: 'https://evil.example.com' } }),
+      fetch(`${origin}/card`, { method: 'OPTIONS', headers: { ...page, 'access-control-request-method': 'GET' } }),
+      fetch(port.url, { method: 'POST' }),
+    ])
+    expect(answers.map(({ status }) => status)).toEqual([200, 404, 500, 403, 204, 401])
+    expect(await Promise.all(answers.slice(0, 3).map((it) => it.text()))).toEqual([
+      'GET',
+      expect.stringContaining('nothing is served here'),
+      '',
+    ])
+    expect(answers[0]!.headers.get('access-control-allow-origin')).toBe('https://app.example.com')
+  })
+
+  it('in a server of yours, what nobody answers goes on to it', async () => {
+    const app = createProxy().use(card)
+    app.on('error', () => {})
+    closing.push(() => app.close({ urgent: true }))
+    const handler = app.handler(() => new HandWire())
+    const url = await mounted((request, response) => handler(request, response, () => response.end('yours')))
+    const text = async (path: string) => (await fetch(`${new URL(url).origin}${path}`)).text()
+    expect([await text('/card'), await text('/other')]).toEqual(['GET', 'yours'])
   })
 })
 
