@@ -6,6 +6,15 @@ export {
   createProxy,
   type Stats,
 } from './application.js'
+export {
+  type CommandServer,
+  type ConfigFile,
+  defineProxy,
+  type Level,
+  type McpServer,
+  type ProxyConfig,
+  type UrlServer,
+} from './config.js'
 export type {
   Context,
   Direction,

@@ -141,7 +141,10 @@ describe('help and version', () => {
 describe('usage errors are one line, exit code 2', () => {
   const url = 'http://127.0.0.1:1/mcp'
   test.each([
-    [[], 'expected stdio, sse, http or --url URL, got nothing; see omproxy --help'],
+    [
+      [],
+      'expected stdio, sse, http or --url URL, or a proxy.config.{ts,js,json} here, got neither; see omproxy --help',
+    ],
     [['studio'], "expected stdio, sse, http or --url URL, got unknown command 'studio' (Did you mean stdio?)"],
     [['--urll', url], "expected an option that --help shows, got unknown option '--urll' (Did you mean --url?)"],
     [['stdio', '--verbose', 'cat'], "expected an option that --help shows, got unknown option '--verbose'"],
@@ -150,7 +153,14 @@ describe('usage errors are one line, exit code 2', () => {
     [['stdio', '--use', 'logger', '--'], 'expected a COMMAND that starts the server, got none'],
     [['sse'], 'expected --url URL, got none'],
     [['http', '--timeout', '3'], 'expected --url URL, got none'],
-    [['--log-level', 'debug'], 'expected --url URL, got none'],
+    [
+      ['--log-level', 'debug'],
+      expect.stringMatching(/^expected .*, or a proxy\.config\.\{ts,js,json\} here, got neither/),
+    ],
+    [['--url', url, '--config', 'x.json'], '--config: expected a configuration file instead of --url, got both'],
+    [['--url', url, '--watch'], '--watch: expected a configuration file instead of --url, got both'],
+    [['--config', 'no-such.json'], '--config no-such.json: expected a file that can be read, got ENOENT'],
+    [['stdio', '--config', 'x.json', 'cat'], "expected an option that --help shows, got unknown option '--config'"],
     [['http', '--url'], "option '--url <url>' argument missing"],
     [['http', '--url', 'nowhere'], '--url: expected an http: or https: URL, got no URL'],
     [['sse', '--url', 'ftp://host/'], '--url: expected an http: or https: URL, got one with ftp:'],

@@ -13,6 +13,7 @@ it('open-mcp-proxy', () => {
       "RpcError",
       "createProxy",
       "define",
+      "defineProxy",
       "fromTransport",
       "http",
       "onExchange",
