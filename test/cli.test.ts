@@ -340,6 +340,21 @@ describe('what is loaded', () => {
     expect(await packages(['stdio', 'cat'])).toEqual([...lean, ...spawning].sort())
   })
 
+  test('--config adds its loader and the schema, and no watcher that nobody asked for', async () => {
+    const file = join(directory, 'lean.json')
+    await writeFile(file, JSON.stringify({ upstream: { command: 'cat' }, use: ['logger'] }))
+    const more = [
+      'ajv',
+      'fast-deep-equal',
+      'fast-uri',
+      'import-meta-resolve',
+      'jiti',
+      'json-schema-traverse',
+      'lilconfig',
+    ]
+    expect(await packages(['--config', file])).toEqual([...lean, ...spawning, ...more].sort())
+  })
+
   test('--use adds the resolver', async () => {
     const more = ['import-meta-resolve']
     expect(await packages(['stdio', '--use', 'logger', 'cat'])).toEqual([...lean, ...spawning, ...more].sort())
