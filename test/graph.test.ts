@@ -10,6 +10,8 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const floors: Record<string, number> = {
   deferred: 0,
   json: 0,
+  alike: 1,
+  glob: 1,
   rewrite: 0,
   scan: 1,
   message: 1,
