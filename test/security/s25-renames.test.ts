@@ -78,8 +78,7 @@ describe('a list of which two readers see different tools shows nobody one that 
   test('a long list with many escapes is read in one go', async () => {
     const long = `{"tools":[{"name":"rm","description":"${'\\"'.repeat(2_000_000)}","name":"a"}]}`
     const text = await through(long, { deny: ['rm'] })
-    expect(text).not.toContain('"rm"')
-    expect(text.length).toBeGreaterThan(4_000_000)
+    expect([text.includes('"rm"'), text.length > 4_000_000]).toEqual([false, true])
   })
 })
 
