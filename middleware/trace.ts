@@ -24,6 +24,7 @@ import {
   type Next,
   type Params,
   RpcError,
+  type Session,
 } from 'open-mcp-proxy'
 
 export interface TraceOptions {
@@ -45,6 +46,8 @@ export interface TraceOptions {
 
 /** W3C Trace Context level 1, 3.2.2; later versions may have more behind the flags (4.). */
 const TRACEPARENT = /^(?!ff)([\da-f]{2})-([\da-f]{32})-([\da-f]{16})-([\da-f]{2})(-.*)?$/
+/** Members of a `tracestate` (3.3.1.1). */
+const MAX_STATES = 32
 /** What fits a `baggage` (W3C Baggage, 3.3.2 and 3.3.3). */
 const BAGGAGE = /^[\x21-\x7e][\x20-\x7e]{0,8191}$/
 /** A name that a peer made up must not make a span of any size. */
@@ -52,6 +55,8 @@ const MAX_NAME = 256
 const MAX_DESCRIPTION = 1_024
 /** Characters of a result above which it is only parsed where the word is there. */
 const MAX_PARSED = 1 << 16
+/** What a requester gets for any error that is not meant for it. */
+const INTERNAL: ErrorObject = { code: -32603, message: 'Internal error' }
 /** What a global provider stands for as long as none is registered. */
 const NOBODY = new ProxyTracerProvider().getDelegate()
 
@@ -73,51 +78,63 @@ const NOBODY = new ProxyTracerProvider().getDelegate()
  */
 export function trace(options: TraceOptions = {}): Middleware {
   check(options)
-  const open = new Map<object, (end: (span: Span) => void) => void>()
+  const sessions = new WeakMap<Session, Open>()
 
   function begin(ctx: Context, next: Next, tracer: Tracer): Promise<void> {
-    const params = objectOf(ctx.params)
-    const meta = objectOf(params?._meta)
+    const { params, signal, state } = ctx
+    const meta = objectOf(objectOf(params)?._meta)
     const { lineage, links, baggage } = lineageOf(ctx, meta, options.remote ?? 'parent')
-    const attributes = attributesOf(ctx, params, options.arguments === true)
+    const attributes = attributesOf(ctx, objectOf(params), options.arguments === true)
     const span = tracer.startSpan(nameOf(attributes), { kind: SpanKind.SERVER, attributes, links }, lineage)
     const own = span.spanContext()
     // A provider that does nothing, or tracing that is suppressed, has no span of ours to give.
     if (!isSpanContextValid(own) || own.spanId === telemetry.getSpanContext(lineage)?.spanId) return next()
-    if (options.propagate !== false) {
-      write(ctx, own, baggage, options.remote === 'link' || options.remote === 'ignore')
-    }
+    const untrusted = options.remote === 'link' || options.remote === 'ignore'
+    if (options.propagate !== false) write(ctx, own, baggage, untrusted)
 
-    const { signal, state } = ctx
-    let failure: unknown
-    const finish = (end: (span: Span) => void) => {
-      open.delete(state)
+    const open = openIn(ctx.session, sessions)
+    const giveUp = () => finish(() => unanswered(span, signal.reason))
+    const finish = (describe: (span: Span) => void) => {
+      if (!open.delete(state)) return
       signal.removeEventListener('abort', giveUp)
-      ctx.session.signal.removeEventListener('abort', giveUp)
-      end(span)
+      describe(span)
       span.end()
     }
-    const giveUp = () => finish((span) => unanswered(span, failure ?? signal.reason ?? ctx.session.signal.reason))
     open.set(state, finish)
-    signal.addEventListener('abort', giveUp)
-    // A stream that its server took back is owed no answer, and its own signal stays silent.
-    ctx.session.signal.addEventListener('abort', giveUp)
     if (signal.aborted) giveUp()
+    else signal.addEventListener('abort', giveUp)
     const left = context.with(telemetry.setSpan(lineage, span), next)
+    // Where this place is the deepest that was reached, its error does not come by as a response.
     left.catch((error: unknown) => {
-      failure = error
+      if (!ctx.settled) finish(() => refused(span, error instanceof RpcError ? error : INTERNAL))
     })
     return left
   }
 
   return define({ role: 'observe' }, function trace(ctx, next) {
     if (ctx.kind === 'response') {
-      if (open.size > 0) open.get(ctx.state)?.((span) => answered(span, ctx, options.results === true))
+      const open = sessions.get(ctx.session)
+      if (open && open.size > 0) open.get(ctx.state)?.((span) => answered(span, ctx, options.results === true))
       return next()
     }
     const tracer = ctx.kind === 'request' ? tracerOf(options.tracerProvider) : undefined
     return tracer ? begin(ctx, next, tracer) : next()
   })
+}
+
+/** Of the exchanges of a session that are not over, by their state, what ends their span. */
+type Open = Map<object, (describe: (span: Span) => void) => void>
+
+function openIn(session: Session, sessions: WeakMap<Session, Open>): Open {
+  const known = sessions.get(session)
+  if (known) return known
+  const open: Open = new Map()
+  sessions.set(session, open)
+  // A stream that its server took back is owed no answer, and its own signal stays silent.
+  session.signal.addEventListener('abort', () => {
+    for (const finish of [...open.values()]) finish((span) => unanswered(span, session.signal.reason))
+  })
+  return open
 }
 
 function check({ remote = 'parent', tracerProvider, ...flags }: TraceOptions): void {
@@ -176,7 +193,9 @@ function remoteOf({ traceparent, tracestate }: Params = {}): SpanContext | undef
   if (version === undefined || (version === '00' && more !== undefined)) return undefined
   const traceFlags = Number.parseInt(flags, 16) & TraceFlags.SAMPLED
   const states = Array.isArray(tracestate) ? tracestate.join() : tracestate
-  const traceState = typeof states === 'string' ? createTraceState(states) : undefined
+  // Longer than 512 characters it is empty; of more than 32 members the library turns the order round.
+  const isLegal = typeof states === 'string' && states.split(',', MAX_STATES + 1).length <= MAX_STATES
+  const traceState = isLegal ? createTraceState(states) : undefined
   const told: SpanContext = { traceId, spanId, traceFlags, traceState, isRemote: true }
   return isSpanContextValid(told) ? told : undefined
 }
@@ -256,13 +275,10 @@ function mayFail(text: string): boolean {
   return text.length <= MAX_PARSED || text.includes('"isError"')
 }
 
-/** It was cancelled, answered before this place, or could not be delivered; or the session closed. */
+/** It was cancelled, or answered before this place; or the session closed. */
 function unanswered(span: Span, reason: unknown): void {
   if (reason instanceof RpcError) refused(span, reason)
-  else {
-    const { name = '_OTHER' } = reason instanceof Error || reason instanceof DOMException ? reason : {}
-    failed(span, name === 'AbortError' ? 'cancelled' : name)
-  }
+  else failed(span, 'cancelled')
 }
 
 /** With an error as the requester gets it; a server may put anything in its place. */
