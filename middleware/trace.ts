@@ -96,7 +96,6 @@ export function trace(options: TraceOptions = {}): Middleware {
     const giveUp = () => finish(() => unanswered(span, signal.reason))
     const finish = (describe: (span: Span) => void) => {
       if (!open.delete(state)) return
-      signal.removeEventListener('abort', giveUp)
       describe(span)
       span.end()
     }
@@ -171,7 +170,7 @@ function lineageOf(ctx: Context, meta: Params | undefined, remote: NonNullable<T
   const links: Link[] = told && ambient && ambient.spanId !== told.spanId ? [{ context: ambient }] : []
   const own = told ? telemetry.setSpanContext(here, told) : ambient ? here : telemetry.deleteSpan(here)
   const baggage = baggageOf(meta && Object.hasOwn(meta, 'baggage') ? meta.baggage : headers.baggage)
-  return { lineage: baggage === undefined ? own : propagation.extract(own, { baggage }), links, baggage }
+  return { lineage: propagation.extract(own, { baggage }), links, baggage }
 }
 
 /**
@@ -217,7 +216,7 @@ function write(ctx: Context, own: SpanContext, baggage: string | undefined, untr
   if (states) carrier.tracestate = states
   else delete carrier.tracestate
   if (untrusted) delete carrier.baggage
-  else if (baggage !== undefined && !Object.hasOwn(carrier, 'baggage')) carrier.baggage = baggage
+  else if (baggage !== undefined) carrier.baggage = baggage
   if (params._meta === undefined) params._meta = carrier
   if (ctx.params === undefined) ctx.params = params
 }

@@ -2,6 +2,7 @@ import {
   trace as api,
   type Context,
   context,
+  diag,
   propagation,
   ROOT_CONTEXT,
   SpanKind,
@@ -18,11 +19,11 @@ import {
   type ReadableSpan,
   SimpleSpanProcessor,
 } from '@opentelemetry/sdk-trace-base'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { type TraceOptions, trace } from '../../middleware/trace.js'
 import { createProxy, type FrameMeta, type Middleware, onRequest, onResponse, proxyError } from '../../src/index.js'
-import { testProxy } from '../../src/testing.js'
-import { joined, turnOfLoop } from '../fixtures/played.js'
+import { testContext, testProxy } from '../../src/testing.js'
+import { deferred, HandWire, joined, turnOfLoop } from '../fixtures/played.js'
 
 const exporter = new InMemorySpanExporter()
 const sdk = (sampler = new ParentBasedSampler({ root: new AlwaysOnSampler() }) as object) =>
@@ -379,6 +380,12 @@ describe('beside _meta', () => {
     expect((await within(lineage)).parentSpanContext).toBeUndefined()
     expect((await within(lineage, { traceparent })).links).toEqual([])
     expect((await within(lineage, undefined, { headers })).parentSpanContext?.traceId).toBe(OTHER)
+    expect((await within(lineage, undefined, undefined, { remote: 'link' })).parentSpanContext).toBeUndefined()
+  })
+
+  test('one that is not sampled has children that are not either', async () => {
+    const lineage = api.setSpanContext(ROOT_CONTEXT, { traceId: OTHER, spanId: PARENT, traceFlags: 0 })
+    expect(await within(lineage)).toBeUndefined()
   })
 
   test('one of elsewhere that the application made active counts', async () => {
@@ -401,11 +408,16 @@ describe('beside _meta', () => {
 
   test('an edge links what it does not trust, or ignores it', async () => {
     const hostile = { traceparent, tracestate: 'a=1', baggage: 'admin=true', progressToken: 1 }
-    const linked = await exchange(call(7, hostile), { remote: 'link' })
+    const flags = `00-${TRACE}-${PARENT}-ff`
+    const linked = await exchange(call(7, { ...hostile, traceparent: flags }), { remote: 'link' })
     expect(linked.span.parentSpanContext).toBeUndefined()
     expect(linked.span.spanContext().traceId).not.toBe(TRACE)
     expect(linked.span.links.map((link) => link.context.spanId)).toEqual([PARENT])
     expect(linked.meta).toEqual({ traceparent: ours, progressToken: 1 })
+    expect(linked.span.links[0]?.context.traceFlags).toBe(1)
+    exporter.reset()
+    const nowhere = await exchange(call(7, { traceparent: `00-${TRACE}-${'0'.repeat(16)}-01` }), { remote: 'link' })
+    expect(nowhere.span.links).toEqual([])
     exporter.reset()
     const ignored = await exchange(call(7, hostile), { remote: 'ignore' }, { headers })
     expect(ignored.span.parentSpanContext).toBeUndefined()
@@ -561,6 +573,60 @@ describe('an error', () => {
     expect(spans()).toHaveLength(1)
   })
 
+  test('of a session that closes while the answer is held before this place comes too late', async () => {
+    const complaints: string[] = []
+    const complain = (text: string) => void complaints.push(text)
+    diag.setLogger({ error: complain, warn: complain, info: () => {}, debug: () => {}, verbose: () => {} })
+    const held = deferred()
+    const holder: Middleware = onResponse('tools/call', (_, next) => held.promise.then(next))
+    const { client, server, session } = await joined((app) => app.use(holder, trace()), { drainTimeout: 0 })
+    client.say(call())
+    server.say(ok())
+    await turnOfLoop()
+    client.onclose?.()
+    await vi.waitFor(() => expect(session.signal.aborted).toBe(true))
+    held.resolve()
+    await turnOfLoop()
+    diag.disable()
+    expect(outcome()).toEqual({ status: unset })
+    expect(complaints).toEqual([])
+  })
+
+  test('of next() after a reply that is still on its way is none', async () => {
+    const held = deferred()
+    const holder: Middleware = onResponse('tools/call', (_, next) => held.promise.then(next))
+    const replier: Middleware = onRequest('tools/call', async (ctx, next) => {
+      void ctx.reply({ content: [] })
+      await next()
+    })
+    const { client } = await joined((app) => app.use(trace(), holder, replier))
+    client.say(call())
+    await turnOfLoop()
+    held.resolve()
+    await turnOfLoop()
+    expect(client.take()).toEqual([{ id: 7, result: { content: [] } }])
+    expect(outcome()).toEqual({ status: unset })
+  })
+
+  test('of an upstream that never came', async () => {
+    const server = new HandWire()
+    server.starting = () => new Promise(() => {})
+    const { client } = await joined((app) => app.use(trace()), { server })
+    client.say(call())
+    await turnOfLoop()
+    server.onclose?.()
+    await turnOfLoop()
+    expect(client.take()).toMatchObject([{ id: 7, error: { code: -31001 } }])
+    expect(outcome()).toMatchObject({ type: '-31001', rpc: '-31001' })
+  })
+
+  test('of a request that is cancelled already', async () => {
+    const { ctx, next, abort } = testContext(call())
+    abort(new DOMException('The request was cancelled by its sender', 'AbortError'))
+    await trace()(ctx, next)
+    expect(outcome()).toMatchObject({ type: 'cancelled' })
+  })
+
   test('answered before this place', async () => {
     let answer = () => {}
     const outer: Middleware = onRequest('tools/call', (ctx, next) => {
@@ -656,6 +722,27 @@ describe('a provider', () => {
       expect(await passed(options)).toEqual([text])
     },
   )
+
+  test('that is not there costs no parsing, nor does an answer that is not sampled', async () => {
+    const parse = vi.spyOn(JSON, 'parse')
+    try {
+      api.disable()
+      await trace()(testContext(call()).ctx, async () => {})
+      expect(parse).not.toHaveBeenCalled()
+      api.setGlobalTracerProvider(sdk(new AlwaysOffSampler()))
+      const { client, server } = await joined((app) => app.use(trace()))
+      client.say(call())
+      await turnOfLoop()
+      expect(server.sent).toHaveLength(1)
+      parse.mockClear()
+      server.say(ok())
+      await turnOfLoop()
+      expect(client.sent).toHaveLength(1)
+      expect(parse).not.toHaveBeenCalled()
+    } finally {
+      parse.mockRestore()
+    }
+  })
 
   test('that does nothing changes no byte', async () => {
     const { traceId, spanId } = { traceId: TRACE, spanId: PARENT }
