@@ -409,6 +409,7 @@ const readers: ((uri: string) => string)[] = [
   (uri) => (/^file:/i.test(uri) ? uri.replace(/[?#].*$/s, '') : uri),
   // Windows leaves them out at the end of a name, DNS at the end of a host's.
   (uri) => uri.replace(/(?<=[^/. ])[. ]+(?=[/?#]|$)/g, ''),
+  (uri) => uri.replace(/(?<! ) +(?=[/?#]|$)/g, ''),
   // Some servers take what follows the scheme for a path, host and query included.
   (uri) => walked(uri, /^[^/?#]*:\/\/[^/?#]*/),
   (uri) => walked(uri, /^[^/?#]*:\/*/),
