@@ -65,7 +65,7 @@ interface Policy {
  * `resources/list` and `resources/templates/list`, and refused with -31006 in `tools/call`, `prompts/get`,
  * `resources/read`, `resources/subscribe`, `completion/complete` and `subscriptions/listen` (the whole request, if one of
  * its `resourceSubscriptions` is denied); `notifications/resources/updated` of a denied resource is dropped. Skills and
- * directories (SEP-2640) are resources. A call that names nothing is refused, and so is a name of more than 4,096
+ * directories (SEP-2640) are resources. A call that names nothing is refused, and so is a name of more than 2,048
  * characters. All other methods pass.
  *
  * The name is the one at this place of the line: a middleware before it may have renamed the client's, one behind it may
@@ -110,9 +110,9 @@ export function authorize(policy: AuthorizeDecision | AuthorizeOptions): Middlew
 
 const UPDATED = 'notifications/resources/updated'
 /** Longer names are denied. */
-const LONGEST = 4_096
+const LONGEST = 2_048
 /** A URI that can be read in more ways is denied. */
-const MOST_READINGS = 128
+const MOST_READINGS = 64
 
 /** Who sent the newest request of a session: a notification of the server's has no user of its own. */
 const lastUser = new WeakMap<Session, unknown>()

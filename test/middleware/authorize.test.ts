@@ -298,8 +298,8 @@ describe('users', () => {
   )
 
   test('an id that is too long to compare is allowed nothing', async () => {
-    expect(await allowed({ id: `team-${'x'.repeat(4_091)}` })).toBe('acd')
-    expect(await allowed({ id: `team-${'x'.repeat(4_092)}` })).toBe('')
+    expect(await allowed({ id: `team-${'x'.repeat(2_043)}` })).toBe('acd')
+    expect(await allowed({ id: `team-${'x'.repeat(2_044)}` })).toBe('')
   })
 
   test('what is no user fails the request: nobody is taken for somebody else', async () => {
@@ -533,7 +533,7 @@ describe('patterns', () => {
     (await proxied(allowing({ tools: [pattern] })).fromClient(call(name))).toServer.length > 0
 
   test.each([
-    ['*', ['', 'a', 'a/b', '.', '..', '.a', 'a\nb', '__proto__', '!', '👋', 'a'.repeat(4_096)], []],
+    ['*', ['', 'a', 'a/b', '.', '..', '.a', 'a\nb', '__proto__', '!', '👋', 'a'.repeat(2_048)], []],
     ['a*', ['a', 'a.b/c', 'a\u2028'], ['', 'ba', 'A']],
     ['*a', ['a', 'ba', 'aa'], ['ab', '']],
     ['a**b', ['ab', 'a/x/b'], ['a']],
@@ -571,7 +571,7 @@ describe('patterns', () => {
 
   test('no name takes long, and none is too long to be denied', async () => {
     const hard = allowing({ effect: 'deny', tools: ['*a*a*a*a*a*a*a*a*b'] }, { tools: ['*'] })
-    const name = 'a'.repeat(4_096)
+    const name = 'a'.repeat(2_048)
     expect(await proxied(hard).fromClient(call(name))).toEqual(passed(call(name)))
     for (const fallback of ['allow', 'deny'] as const) {
       const policy: AuthorizeOptions = { rules: [{ tools: ['*'], resources: ['*'] }], default: fallback }

@@ -183,11 +183,11 @@ describe('a URI', () => {
     const nested = (depth: number) => `file:///a%${'25'.repeat(depth)}41`
     expect(await reads(open, nested(20))).toBe(true)
     expect(await reads(open, nested(500))).toBe(false)
-    expect(await reads(open, `x:${'%41'.repeat(1_000)}/${'../'.repeat(300)}`)).toBe(true)
+    expect(await reads(open, `x:${'%41'.repeat(500)}/${'../'.repeat(150)}`)).toBe(true)
   })
 
   test('that no parser knows is a text like others', async () => {
-    for (const uri of ['://', ':', '%', '%zz', '%ff', '\ud800', '#', '?', '/', '\\', '..', 'a'.repeat(4_096)]) {
+    for (const uri of ['://', ':', '%', '%zz', '%ff', '\ud800', '#', '?', '/', '\\', '..', 'a'.repeat(2_048)]) {
       expect([uri, await reads({ rules: [{ resources: ['*'] }] }, uri)]).toEqual([uri, true])
       expect([uri, await reads(inside, uri)]).toEqual([uri, false])
     }
