@@ -27,20 +27,21 @@ export type AuthorizeDecision = (request: AuthorizeRequest) => boolean | Promise
 /**
  * A line of a policy. It matches where the user matches and one of the patterns for that kind does. In a pattern `*` is
  * any characters, also none and also `/`; `?` is any one character; `{a,b}` is a or b; `\` takes the next character as it
- * is, and so does every other character itself. Case matters.
+ * is. All else stands for itself, but `[ ] ( ) |` and a `!` at the beginning, which other globs know, want a `\`. Case
+ * matters.
  */
 export interface AuthorizeRule {
   /** @default 'allow' */
   effect?: 'allow' | 'deny'
-  /** Patterns for the user's id; `*` is anybody who is known. @default everybody, also who is not known */
+  /** Patterns for the user's id; `*` is anybody who is known. Without it: everybody, also who is not known. */
   users?: string[]
-  /** The user has all of them. @default none is needed */
+  /** The user has all of them. Without it: none is needed. */
   scopes?: string[]
-  /** Patterns for names of tools. @default none */
+  /** Patterns for names of tools. One of `tools`, `prompts` and `resources` there must be. */
   tools?: string[]
-  /** Patterns for names of prompts. @default none */
+  /** Patterns for names of prompts. */
   prompts?: string[]
-  /** Patterns for URIs of resources and for the texts of URI templates. @default none */
+  /** Patterns for URIs of resources and for the texts of URI templates. */
   resources?: string[]
 }
 
@@ -71,7 +72,7 @@ interface Policy {
  * The name is the one at this place of the line: a middleware before it may have renamed the client's, one behind it may
  * rename it yet. Names of tools and prompts are compared character by character. A URI is judged in every way that a
  * server might read it (as written, percent-decoded, as a browser normalises it, without `..`, …), and each must be
- * allowed: `file:///docs/a b` and `file:///docs/a%20b` want a pattern that matches both (`a{ ,%20}b`), and so do `Host`
+ * allowed (there may be 64): `file:///docs/a b` and `file:///docs/a%20b` want a pattern that matches both (`a{ ,%20}b`), and so do `Host`
  * and `host`.
  *
  * A list that depends on the user is no longer `cacheScope: "public"` (2026-07-28, server/utilities/caching), and neither

@@ -124,7 +124,7 @@ describe('one policy', () => {
   test('decides over lists: what stays keeps its order, and the cursor', async () => {
     const { fromClient, fromServer } = proxied(policy)
     const list = async (method: string, result: object) => {
-      await fromClient({ id: 1, method })
+      await fromClient({ id: 1, method, params: { uri: 'demo://' } })
       const { toClient, toServer } = await fromServer({ id: 1, result })
       expect(toServer).toEqual([])
       return (toClient[0] as { result: unknown }).result
@@ -144,6 +144,7 @@ describe('one policy', () => {
       ['resources/list', 'resources', 'uri'],
       ['resources/templates/list', 'resourceTemplates', 'uriTemplate'],
       ['skills/list', 'skills', 'uri'],
+      ['resources/directory/read', 'resources', 'uri'],
     ] as const) {
       expect(await list(method, { [member]: uris.map((it) => ({ [name]: it, name: 'n' })) })).toEqual({
         [member]: [
@@ -253,6 +254,16 @@ describe('a call that names nothing is refused, whatever the default', () => {
     expect(await proxied(policy).fromClient({ id: 1, method: 'tools/call', params })).toEqual(
       passed({ id: 1, method: 'tools/call', params }),
     )
+  })
+
+  test('nor is what an object has only inherited', async () => {
+    const inherit: Middleware = (ctx, next) => {
+      if (ctx.kind === 'request') ctx.params = Object.create({ name: 'ok', uri: 'ok' })
+      return next()
+    }
+    const policy = allowing({ tools: ['ok'], prompts: ['ok'], resources: ['ok'] })
+    expect(await proxied(policy, inherit).fromClient(read('ok'))).toEqual(refused(1, 'resource'))
+    expect(await proxied(policy, inherit).fromClient(call('ok'))).toEqual(refused(1, 'tool'))
   })
 
   test('nor is anything listed that has no name', async () => {
@@ -465,6 +476,14 @@ describe('what may be cached', () => {
     expect(await answered(allowing({ tools: ['a'] }), 'tools/list', result)).toEqual({ ...result, tools })
   })
 
+  test('of a resource stays for anybody where users are alike, and in sessions, whose revisions know no such thing', async () => {
+    const result = { contents: [], ttlMs: 5, cacheScope: 'public' }
+    expect(await answered(allowing({ resources: ['a'] }), 'resources/read', result)).toEqual(result)
+    const { fromClient, fromServer } = proxied(() => true)
+    await fromClient(read('a'))
+    expect((await fromServer({ id: 1, result })).toClient).toEqual([{ jsonrpc, id: 1, result }])
+  })
+
   test('is not looked at in other answers', async () => {
     const { fromClient, fromServer } = proxied(() => true)
     await fromClient(call('a'))
@@ -502,6 +521,7 @@ describe('none of its business', () => {
     expect(await fromClient({ id: 3, result: { tools: [{ name: 'x' }] } })).toEqual(
       passed({ id: 3, result: { tools: [{ name: 'x' }] } }),
     )
+    expect(await fromClient({ id: 2, result: { content: [] } })).toEqual(passed({ id: 2, result: { content: [] } }))
     expect(await fromServer({ id: 2, result: { tools: 5, cacheScope: 'public' } })).toEqual({
       toServer: [],
       toClient: [{ jsonrpc, id: 2, result: { tools: 5, cacheScope: 'public' } }],

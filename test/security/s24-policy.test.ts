@@ -67,6 +67,7 @@ describe('a URI', () => {
     'notes://public/../private/x',
     'notes://public/%2e%2e/private/x',
     'notes://public\\..\\private\\x',
+    'notes://public/a\\..\\..\\private\\x',
   ])('that leads out of what is allowed: %j', async (uri) => {
     expect(uri).toMatch(/^(file:\/\/\/srv|notes:\/\/public)[/\\]/)
     expect(await reads(inside, uri)).toBe(false)
@@ -297,6 +298,7 @@ describe('a text that two parsers read differently', () => {
     ['completion/complete', '"ref":{"type":"ref/prompt","name":"ok","name\\u0000":"rm"}'],
     ['completion/complete', '"ref":{"type":"ref/resource","uri":"ok","URI":"rm"}'],
     ['completion/complete', '"ref":{"type":"ref/resource","uri":"ok","ur\\u0131":"rm"}'],
+    ['completion/complete', '"ref":{"type":"ref/resource","uri":"ok","ur\\u0130":"rm"}'],
     ['completion/complete', '"ref":{"type":"ref/prompt","name":"ok","Type":"ref/resource"}'],
     ['completion/complete', '"ref":{"type":"ref/prompt","name":"ok"},"ref":{"type":"ref/prompt","name":"rm"}'],
     ['completion/complete', '"ref":{"type":"ref/prompt","name":"rm"},"re\\u0066":{"type":"ref/prompt","name":"ok"}'],
