@@ -1,10 +1,8 @@
-import { type Context, define, type Middleware, type Next, RpcError } from 'open-mcp-proxy'
-import picomatch from 'picomatch'
+import { type Context, define, glob, hasTwins, isAlike, type Middleware, type Next, RpcError } from 'open-mcp-proxy'
 
 /**
- * Globs, or a function, of the names that the server gives to its tools. In a glob `*` is any text and `?` any
- * character, `/`, `.` and `-` among them; there are also `{a,b}`, `[a-z]`, and `\` before a character that is meant as
- * it is. Case counts. Where there are globs, a name that is empty, `.`, `..` or longer than 256 characters is hidden.
+ * Patterns, or a function, of the names that the server gives to its tools. In a pattern `*` is any text and `?` any
+ * character, `/`, `.` and `-` among them; `{a,b}` is a or b, and `\\` takes the next character as it is. Case counts.
  */
 export type ToolPattern = readonly string[] | ((name: string) => boolean)
 
@@ -78,7 +76,7 @@ function onList(ctx: Context, next: Next, names: Names, describe: Describe): unk
     if (shown.length < result.tools.length) result.tools = shown
   }
   // What was not changed would leave with both of its twins. Written anew, it is what was decided on.
-  return hasTwins(ctx.raw) ? ctx.reply(result) : next()
+  return hasTwins(ctx.raw, 'result', 'tools', 'name') ? ctx.reply(result) : next()
 }
 
 /** Makes a tool what the client shall see; false where that is nothing. */
@@ -125,15 +123,6 @@ function namesOf({ allow, deny, rename = {}, prefix = '' }: ToolFilterOptions): 
   }
 }
 
-/** A tool's name is no path. picomatch has rules for the slashes of one, which this character does not wake. */
-const SLASH = '\uffff'
-/**
- * Names that no glob speaks of: none at all, those of directories, and those with the character above. Longer ones than
- * these could keep a pattern of several stars busy; the specification asks for 128 characters at most (2025-11-25,
- * server/tools, "Tool Names").
- */
-const BEYOND = new RegExp(`^\\.{0,2}$|${SLASH}|^[^]{257}`)
-
 function matcherOf(option: 'allow' | 'deny', pattern: ToolPattern): (name: string) => boolean {
   if (typeof pattern === 'function') {
     return (name) => {
@@ -143,21 +132,12 @@ function matcherOf(option: 'allow' | 'deny', pattern: ToolPattern): (name: strin
       return answer
     }
   }
-  const wanted = `${option} to be an array of globs or a function`
-  if (!Array.isArray(pattern)) throw unexpected(wanted, pattern)
-  const matchers = pattern.map((glob: unknown) => {
-    if (typeof glob !== 'string' || glob === '') throw unexpected(wanted, glob)
-    if (/^!(?!\()/.test(glob)) throw unexpected(`${option} without "!": there are both allow and deny`, glob)
-    try {
-      // `debug` and `strictBrackets`: what is no glob must not become one that matches nothing.
-      const strict = { debug: true, strictBrackets: true }
-      return picomatch(glob.replaceAll('/', SLASH), { ...strict, dot: true, windows: false, flags: 's' })
-    } catch {
-      throw unexpected(wanted, glob)
-    }
-  })
-  return (name) =>
-    BEYOND.test(name) ? option === 'deny' : matchers.some((matches) => matches(name.replaceAll('/', SLASH)))
+  if (!Array.isArray(pattern)) throw unexpected(`${option} to be an array of patterns or a function`, pattern)
+  try {
+    return glob(...pattern)
+  } catch (error) {
+    throw new TypeError(`toolFilter: ${(error as Error).message.replace(/^expected/, `expected ${option} to have`)}`)
+  }
 }
 
 type Describe = (name: string, description: string | undefined) => string | undefined
@@ -202,44 +182,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** Members that some parser takes for `tools` or `name`: differently cased (also by Unicode), or with a NUL in them. */
-const likes = { tools: likesOf('tools'), name: likesOf('name') }
-
-function likesOf(name: string): RegExp {
-  return new RegExp(`^\\0*${[...name].join('\\0*')}(?:\\0|$)`, 'iu')
-}
-
+/** What some parser takes for the member that was decided on. */
 function removeLikesOf(name: 'tools' | 'name', value: Record<string, unknown>): void {
-  for (const key of Object.keys(value)) if (key !== name && likes[name].test(key)) delete value[key]
-}
-
-/**
- * Whether a list has a second `tools`, or a tool of it a second `name`: `JSON.parse` takes the last one, other parsers
- * the first.
- */
-function hasTwins(text: string): boolean {
-  /** The last key at each depth: `result` at 1, `tools` at 2, `name` of a tool at 4. */
-  const keys: string[] = []
-  const seen = { tools: 0, name: 0 }
-  let [depth, start, end] = [0, 0, 0]
-  let quoted = false
-  for (const { 0: token, index } of text.matchAll(/\\.|["{}[\]:]/gs)) {
-    if (token === '"') {
-      quoted = !quoted
-      if (quoted) start = index
-      else end = index + 1
-    } else if (quoted) continue
-    else if (token === '}' || token === ']') depth--
-    else if (token !== ':') {
-      keys[++depth] = ''
-      if (depth === 4) seen.name = 0
-    } else if (depth <= 4) {
-      const key = JSON.parse(text.slice(start, end)) as string
-      keys[depth] = key
-      if (keys[1] !== 'result' || keys[2] !== 'tools') continue
-      if (depth === 2 && ++seen.tools > 1) return true
-      if (depth === 4 && key === 'name' && ++seen.name > 1) return true
-    }
-  }
-  return false
+  for (const key of Object.keys(value)) if (isAlike(key, name)) delete value[key]
 }

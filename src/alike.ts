@@ -16,26 +16,28 @@ function folded(key: string): string {
 }
 
 /**
- * Whether some object in a JSON text has two members of one name: `JSON.parse` takes the last of them, other parsers the
- * first. What was decided on one of them must not leave with both.
+ * Whether a member on a path through a JSON text stands there twice: `JSON.parse` takes the last of such twins, other
+ * parsers the first. What was decided on one of them must not leave with both. Arrays on the way are looked at element by
+ * element; members beside the path may have twins, which are nobody's business.
  *
  * @param text what `JSON.parse` takes, nested no deeper than a message may be
+ * @example hasTwins(ctx.raw, 'result', 'tools', 'name')
  */
-export function hasTwins(text: string): boolean {
+export function hasTwins(text: string, ...path: readonly string[]): boolean {
   const bytes = asBuffer(new TextEncoder().encode(text))
   let found = false
-  const visit = (at: number): number => {
-    if (found) return skipValue(bytes, at)
-    if (bytes[at] === OPEN_ARRAY) return walkArray(bytes, at, visit)
+  const visit = (at: number, depth: number): number => {
+    if (found || depth === path.length) return skipValue(bytes, at)
+    if (bytes[at] === OPEN_ARRAY) return walkArray(bytes, at, (start) => visit(start, depth))
     if (bytes[at] !== OPEN_OBJECT) return skipValue(bytes, at)
-    const keys = new Set<string>()
+    let seen = false
     return walkObject(bytes, at, (keyStart, keyEnd, start) => {
-      const key = stringOf(bytes, keyStart, keyEnd)
-      found ||= keys.has(key)
-      keys.add(key)
-      return visit(start)
+      if (stringOf(bytes, keyStart, keyEnd) !== path[depth]) return skipValue(bytes, start)
+      found ||= seen
+      seen = true
+      return visit(start, depth + 1)
     })
   }
-  visit(skipSpace(bytes, 0))
+  visit(skipSpace(bytes, 0), 0)
   return found
 }

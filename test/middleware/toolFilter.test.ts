@@ -173,11 +173,10 @@ describe('allow and deny', () => {
     ['**', ['a', 'a/b', '.a/.b'], []],
     ['a.b', ['a.b'], ['axb', 'a.b ', 'a.b\n', 'a.bc', 'xa.b']],
     ['a?b', ['a-b', 'a/b', 'a.b'], ['ab', 'a--b']],
-    ['{get,set}-[a-c]', ['get-a', 'set-c'], ['get-d', 'get', '{get,set}-[a-c]x']],
+    ['{get,set}-{a,c}', ['get-a', 'set-c'], ['get-d', 'get', '{get,set}-{a,c}']],
     ['c++', ['c++'], ['c', 'ccc']],
     ['a\\*', ['a*'], ['ab', 'a\\*b']],
-    ['!(rm)', ['ls'], ['rm']],
-    ['a|b', ['a|b'], ['a', 'b']],
+    ['a\\|b', ['a|b'], ['a', 'b']],
     ['^a$', ['^a$'], ['a']],
     ['./a', ['./a'], ['a']],
   ]
@@ -188,17 +187,10 @@ describe('allow and deny', () => {
     for (const name of matches) expect(await reached(filtered({ deny: [glob] }), name)).toBeUndefined()
   })
 
-  test('a name of which no glob speaks is hidden by each of them, and the lack of one is not', async () => {
-    const names = ['', '.', '..', 'a'.repeat(257), 'a'.repeat(10_000), 'a\uffffb']
-    expect(await namesOf(filtered({ allow: ['*'] }), ...names)).toEqual([])
-    expect(await namesOf(filtered({ deny: ['x'] }), ...names, 'a'.repeat(256))).toEqual(['a'.repeat(256)])
-    expect(await namesOf(filtered(), ...names)).toEqual(names)
-    for (const name of names) expect(await reached(filtered({ deny: ['x'] }), name)).toBeUndefined()
-  })
-
   test('a pattern of many stars is not kept busy by a long name', async () => {
     const proxy = filtered({ deny: ['*a*a*a*b'] })
-    expect(await proxy.fromClient(call('a'.repeat(1_000_000)))).toMatchObject({ toServer: [] })
+    const { toServer } = await proxy.fromClient(call('a'.repeat(1_000_000)))
+    expect(toServer.length).toBe(1)
   })
 
   test('functions are given the name', async () => {
@@ -446,13 +438,11 @@ describe('options', () => {
     [null, 'options to be an object, got null'],
     [[], 'options to be an object, got object'],
     [{ alow: [] }, 'one of allow, deny, rename, prefix, describe, got "alow"'],
-    [{ allow: 'a' }, 'allow to be an array of globs or a function, got "a"'],
-    [{ deny: null }, 'deny to be an array of globs or a function, got null'],
-    [{ deny: [5] }, 'deny to be an array of globs or a function, got 5'],
-    [{ deny: [''] }, 'deny to be an array of globs or a function, got ""'],
-    [{ deny: ['a', '[b'] }, 'deny to be an array of globs or a function, got "[b"'],
-    [{ deny: ['[z-a]'] }, 'deny to be an array of globs or a function, got "[z-a]"'],
-    [{ deny: ['!a'] }, 'deny without "!": there are both allow and deny, got "!a"'],
+    [{ allow: 'a' }, 'allow to be an array of patterns or a function, got "a"'],
+    [{ deny: null }, 'deny to be an array of patterns or a function, got null'],
+    [{ deny: [5] }, 'deny to have a pattern that is a string, got 5'],
+    [{ deny: ['a', '[b'] }, 'deny to have a pattern without [ (\\[ is the character itself), got "[b"'],
+    [{ deny: ['!a'] }, 'deny to have a pattern without ! (\\! is the character itself), got "!a"'],
     [{ rename: [] }, 'rename to be an object, got object'],
     [{ rename: { a: 5 } }, 'rename "a" to be a string, got 5'],
     [{ rename: { a: '' } }, 'rename "a" to give a name, got ""'],
@@ -482,7 +472,7 @@ test('what is listed is called by the name that it is listed under, and nothing 
     fc.string({ maxLength: 4, unit: fc.constantFrom('a', 'b', '_', 'p', '/', '.', '*', '\\', '\n') }),
     fc.string({ maxLength: 3, unit: 'binary' }),
   )
-  const glob = fc.constantFrom('*', 'a*', '*b', '?', 'p_*', '*/*', '.*', 'a', '{a,b}', '!(a)', '[ab]*', '*_*')
+  const glob = fc.constantFrom('*', 'a*', '*b', '?', 'p_*', '*/*', '.*', 'a', '{a,b}', '{p_,}a*', '*_*')
   const options = fc
     .record(
       {
