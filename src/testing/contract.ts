@@ -1,0 +1,420 @@
+import assert from 'node:assert/strict'
+import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
+import type { Params } from '../context.js'
+import { INTERNAL_ERROR } from '../error.js'
+import type { Side } from '../session.js'
+import { error, modern, notification, request, type Written } from './messages.js'
+import type { Stage } from './stage.js'
+import {
+  answerTo,
+  type ContractOptions,
+  Gate,
+  lull,
+  type MakeStack,
+  mark,
+  outcomes,
+  reached,
+  said,
+  Trial,
+} from './trial.js'
+import { Watch } from './watch.js'
+
+/** One thing that the proxy promises and a middleware could break. */
+export interface Invariant {
+  readonly name: string
+  /** @throws (rejects) `AssertionError` where it is broken */
+  readonly run: () => Promise<void>
+}
+
+interface Sample {
+  readonly method: string
+  readonly params?: Params
+}
+
+const CLIENT: readonly Sample[] = [
+  { method: 'x/contract', params: { a: 1 } },
+  { method: 'ping' },
+  { method: 'tools/list' },
+  { method: 'tools/call', params: { name: 'contract', arguments: { a: 1 } } },
+  { method: 'prompts/get', params: { name: 'contract' } },
+  { method: 'resources/read', params: { uri: 'contract://a' } },
+]
+const SERVER: readonly Sample[] = [
+  { method: 'x/contract', params: { a: 1 } },
+  { method: 'roots/list' },
+  { method: 'sampling/createMessage', params: { messages: [], maxTokens: 1 } },
+  { method: 'elicitation/create', params: { message: 'a', requestedSchema: { type: 'object', properties: {} } } },
+]
+const SIDES: readonly Side[] = ['client', 'server']
+const IDS: readonly RequestId[] = [0, '0', 1, '1', '', '__proto__']
+const FAILURE = { code: 4711, message: 'No such thing', data: { a: [1, null, 'é'] } }
+/** What two parsers, or a parser and a writer, would make something else of. */
+const ODD =
+  '{"b":1.0, "a":9007199254740993 ,"c":1e400,"d":-0,"e":"\\u0041\\/\\ud83d\\ude00","__proto__":{"f":1E2},"g":1,"g":2}'
+
+/**
+ * What every middleware must leave intact, as a list of tests: each request gets exactly one outcome, its own; order;
+ * bytes; cancellation; either end gone; sessions apart; nothing left behind. A request that the middleware answers itself
+ * is no breach.
+ *
+ * @param stack makes what is to be tested, anew for each test
+ * @example for (const { name, run } of contract(() => cache({ ttl: 60 }))) test(name, run)
+ * @example contract(guard, { principal: 'ada', requests: [{ method: 'tools/call', params: { name: 'allowed' } }] })
+ */
+export function contract(stack: MakeStack, options: ContractOptions = {}): Invariant[] {
+  return invariants.map(([name, play]) => ({
+    name,
+    run: async () => {
+      const watch = new Watch()
+      await watch.over(async () => {
+        const trial = new Trial(stack, options, watch)
+        try {
+          await trial.start()
+          await play(trial, stack)
+          await trial.close()
+          assert.deepEqual(trial.errors, [], 'expected no error to be reported')
+        } catch (error) {
+          await trial.app.close({ urgent: true }).catch(() => {})
+          if (error instanceof assert.AssertionError && trial.errors.length > 0) {
+            error.message += `\nThe application reported: ${[...new Set(trial.errors)].join('; ')}`
+          }
+          throw error
+        }
+      })
+    },
+  }))
+}
+
+const invariants: [name: string, play: (trial: Trial, stack: MakeStack) => Promise<void>][] = [
+  ['each request gets exactly one outcome, its own, whatever its id and the order of the answers', ownOutcomes],
+  ['an error of a peer comes back as it is', errors],
+  ['notifications arrive in their order, none lost, none twice', notifications],
+  ['what it does not know passes byte for byte', bytes],
+  ['a request of the server in the middle of a call is answered', inTheMiddle],
+  ['a cancelled request gets silence, and its id is free again', cancelled],
+  ['the server is gone: each request that waits gets one outcome', serverGone],
+  ['the client is gone: the session ends and nothing stays', clientGone],
+  ['two sessions at once do not mix', apart],
+  ['a thousand exchanges leave nothing behind', many],
+  ['requests of 2026-07-28 pass, each in a session of its own', modernRequests],
+  ['nothing is written to stdout', silence],
+  ['it starts and closes beside another of its kind', twice],
+]
+
+async function ownOutcomes(trial: Trial): Promise<void> {
+  for (const side of SIDES) {
+    for (const sample of samples(trial, side)) {
+      const gate = new Gate((id) => IDS.includes(id))
+      const stage = trial.join({ client: new Gate().answer, server: new Gate().answer, [far(side)]: gate.answer })
+      for (const id of IDS) await stage.say(side, ask(id, sample))
+      await lull(stage)
+      gate.open()
+      await answered(trial, stage, side, IDS)
+      for (const id of IDS) isOwn(stage, side, id)
+    }
+  }
+}
+
+async function errors(trial: Trial): Promise<void> {
+  for (const side of SIDES) {
+    const all = samples(trial, side)
+    const ids = all.map((_, n) => `failing-${n}`)
+    const stage = trial.join({ client: new Gate().answer, server: new Gate().answer, [far(side)]: undefined })
+    for (const [n, sample] of all.entries()) {
+      const id = ids[n] as string
+      await stage.say(side, ask(id, sample))
+      await answerByHand(trial, stage, side, id, (it) => error(it, FAILURE.code, FAILURE.message, FAILURE.data))
+      await answered(trial, stage, side, [id])
+      if (!reached(stage, side, id)) continue
+      const [outcome] = outcomes(stage, side, id)
+      if (trial.options.rewrites) assert.ok(outcome?.error, `expected ${sample.method} to fail as the peer said`)
+      else assert.deepEqual(outcome?.error, FAILURE, `expected the peer's error for ${sample.method}`)
+    }
+  }
+}
+
+async function notifications(trial: Trial): Promise<void> {
+  for (const side of SIDES) {
+    const all = samples(trial, side)
+    const stage = trial.join({ client: new Gate().answer, server: new Gate().answer })
+    const ids: string[] = []
+    for (let n = 0; n < 30; n++) {
+      await stage.say(side, notification('notifications/contract', { n }))
+      if (n % 3 > 0) continue
+      ids.push(`between-${n}`)
+      await stage.say(side, ask(`between-${n}`, all[(n / 3) % all.length] as Sample))
+    }
+    await answered(trial, stage, side, ids)
+    const heard = said(stage, side === 'client' ? 'toServer' : 'toClient')
+      .filter((it) => it.method === 'notifications/contract')
+      .map((it) => it.params?.n)
+    const expected = Array.from({ length: 30 }, (_, n) => n)
+    assert.deepEqual(heard, expected, `expected the notifications of the ${side} in their order`)
+  }
+}
+
+async function bytes(trial: Trial): Promise<void> {
+  for (const side of SIDES) {
+    const stage = trial.join()
+    const there = side === 'client' ? 'toServer' : 'toClient'
+    const back = side === 'client' ? 'toClient' : 'toServer'
+    const asked = `{ "params":{"odd":${ODD}},"method":"x/contract", "id":"odd" ,"jsonrpc":"2.0"}`
+    await stage.say(side, asked)
+    const answer = `{"result":{"odd":${ODD}} ,"id":"odd","jsonrpc":"2.0"}`
+    await answerByHand(trial, stage, side, 'odd', () => answer)
+    await answered(trial, stage, side, ['odd'])
+    if (reached(stage, side, 'odd')) {
+      isSame(trial, textOf(stage, there, 'x/contract'), asked)
+      isSame(trial, textOf(stage, back, 'odd'), answer)
+    }
+    const told = `{"jsonrpc":"2.0" ,"params":{"odd":${ODD}}, "method":"notifications/contract"}`
+    await stage.say(side, told)
+    await trial.until('a notification to arrive', () => textOf(stage, there, 'notifications/contract') !== undefined)
+    isSame(trial, textOf(stage, there, 'notifications/contract'), told)
+  }
+}
+
+async function inTheMiddle(trial: Trial): Promise<void> {
+  const all = samples(trial, 'client')
+  const ids = all.map((_, n) => `call-${n}`)
+  const stage = trial.join({
+    client: new Gate().answer,
+    server: async (it, { call }) => {
+      if (ids.includes(it.id as string)) await call('sampling/createMessage', { messages: [], maxTokens: 1 })
+      return answerTo(it)
+    },
+  })
+  for (const [n, sample] of all.entries()) await stage.say('client', ask(ids[n] as string, sample))
+  await answered(trial, stage, 'client', ids)
+  for (const id of ids) isOwn(stage, 'client', id)
+  somePassed(stage, ids)
+}
+
+async function cancelled(trial: Trial): Promise<void> {
+  for (const side of SIDES) {
+    const all = samples(trial, side)
+    const ids = all.map((_, n) => `cancelled-${n}`)
+    const gate = new Gate((id) => ids.includes(id as string), 'late ')
+    const stage = trial.join({ client: new Gate().answer, server: new Gate().answer, [far(side)]: gate.answer })
+    for (const [n, sample] of all.entries()) await stage.say(side, ask(ids[n] as string, sample))
+    await lull(stage)
+    const waiting = ids.filter((id) => outcomes(stage, side, id).length === 0)
+    if (side === 'client') somePassed(stage, ids)
+    for (const requestId of waiting) await stage.say(side, notification('notifications/cancelled', { requestId }))
+    await lull(stage)
+    for (const id of ids) if (reached(stage, side, id)) await stage.say(far(side), late(id))
+    await trial.rest(stage)
+    for (const id of waiting) {
+      assert.deepEqual(outcomes(stage, side, id), [], 'expected no outcome of a request that was cancelled')
+    }
+    gate.open()
+    gate.who = 'again '
+    for (const id of waiting) await stage.say(side, ask(id, all[ids.indexOf(id)] as Sample))
+    await answered(trial, stage, side, waiting)
+    for (const id of waiting) isOwn(stage, side, id, 'again ', 2)
+  }
+}
+
+async function serverGone(trial: Trial): Promise<void> {
+  const { stage, ids } = await waitingOnServer(trial)
+  await stage.leave('server')
+  await answered(trial, stage, 'client', ids)
+  await ended(trial, stage)
+  for (const id of ids) isOne(stage, 'client', id)
+}
+
+async function clientGone(trial: Trial): Promise<void> {
+  const { stage } = await waitingOnServer(trial)
+  await stage.leave('client')
+  await ended(trial, stage)
+  assert.equal(trial.app.stats().pending, 0, 'expected nothing to be pending once the client has left')
+}
+
+async function apart(trial: Trial): Promise<void> {
+  const all = samples(trial, 'client')
+  const ids = all.map((_, n) => n)
+  const names = ['session-a', 'session-b']
+  const both = names.map((who) => {
+    const gate = new Gate((id) => ids.includes(id as number), `${who} `)
+    return { who, gate, stage: trial.join({ client: new Gate().answer, server: gate.answer }) }
+  })
+  for (const [id, { method, params }] of all.entries()) {
+    for (const { who, stage } of both) {
+      const _meta = { ...(params?._meta as object), contract: `of ${who}` }
+      await stage.say('client', request(id, method, { ...params, _meta }))
+      await stage.say('server', notification('notifications/contract', { of: `of ${who}` }))
+    }
+  }
+  for (const { stage } of both) await lull(stage)
+  for (const { gate } of both.toReversed()) gate.open()
+  for (const { who, stage } of both) {
+    await answered(trial, stage, 'client', ids)
+    for (const id of ids) isOwn(stage, 'client', id, `${who} `)
+    const foreign = stage.log.filter(({ text }) => names.some((it) => it !== who && text.includes(`of ${it}`)))
+    assert.deepEqual(foreign, [], 'expected nothing of another session')
+    const heard = said(stage, 'toClient').filter((it) => it.method === 'notifications/contract')
+    assert.equal(heard.length, all.length, 'expected the notifications of this session')
+  }
+}
+
+async function many(trial: Trial): Promise<void> {
+  const all = samples(trial, 'client')
+  const stage = trial.join({ client: new Gate().answer, server: new Gate().answer })
+  for (let first = 0; first < 1_000; first += 100) {
+    const ids = Array.from({ length: 100 }, (_, n) => first + n)
+    for (const id of ids) await stage.say('client', ask(id, all[id % all.length] as Sample))
+    await trial.until('each of many requests to be answered', () => {
+      const answers = said(stage, 'toClient').filter((it) => !it.method)
+      return answers.length >= first + 100
+    })
+  }
+  await trial.rest(stage)
+  const answers = said(stage, 'toClient').filter((it) => !it.method)
+  assert.equal(new Set(answers.map(({ id }) => id)).size, 1_000, 'expected an outcome for each of many requests')
+  assert.equal(answers.length, 1_000, 'expected exactly one outcome for each of many requests')
+  const { pending, lanes } = trial.app.stats()
+  assert.deepEqual({ pending, ...lanes }, { pending: 0, 'client-to-server': 0, 'server-to-client': 0 })
+}
+
+async function modernRequests(trial: Trial): Promise<void> {
+  const stages = samples(trial, 'client').map((sample) => ({
+    sample,
+    stage: trial.join({ server: (it) => ({ ...answerTo(it), resultType: 'complete' }) }),
+  }))
+  for (const { sample, stage } of stages) await stage.say('client', modern(ask(1, sample)))
+  for (const { sample, stage } of stages) {
+    await answered(trial, stage, 'client', [1])
+    isOwn(stage, 'client', 1)
+    assert.equal(stage.session.era, 'modern')
+    const asked = said(stage, 'toServer').find(({ method, id }) => method && id === 1)
+    const { _meta } = modern(ask(1, sample)).params as { _meta: object }
+    if (asked) assert.deepEqual({ ...(asked.params?._meta as object), ..._meta }, asked.params?._meta)
+    await stage.leave('client')
+    await ended(trial, stage)
+  }
+}
+
+async function silence(trial: Trial): Promise<void> {
+  const stage = trial.join({ client: new Gate().answer, server: new Gate().answer })
+  for (const side of SIDES) {
+    const all = samples(trial, side)
+    for (const [n, sample] of all.entries()) await stage.say(side, ask(n, sample))
+    await stage.say(side, notification('notifications/contract'))
+    await answered(trial, stage, side, [...all.keys()])
+  }
+  await trial.close()
+  assert.deepEqual(trial.watch.printed, [], 'expected nothing on stdout, which belongs to the messages')
+}
+
+async function twice(trial: Trial, stack: MakeStack): Promise<void> {
+  const other = new Trial(stack, trial.options, trial.watch)
+  await other.start()
+  await exchange(trial)
+  await trial.close()
+  await exchange(other)
+  await other.close()
+  assert.deepEqual(other.errors, [], 'expected no error to be reported')
+}
+
+async function exchange(trial: Trial): Promise<void> {
+  const stage = trial.join({ client: new Gate().answer, server: new Gate().answer })
+  const all = samples(trial, 'client')
+  for (const [n, sample] of all.entries()) await stage.say('client', ask(n, sample))
+  await answered(trial, stage, 'client', [...all.keys()])
+  for (const id of all.keys()) isOwn(stage, 'client', id)
+}
+
+// --- what they have in common ---------------------------------------------------------------------------------
+
+const far = (side: Side): Side => (side === 'client' ? 'server' : 'client')
+const ask = (id: RequestId, { method, params }: Sample) => request(id, method, params)
+const late = (id: RequestId): Written => ({ id, result: answerTo({ id, method: 'late' }, 'late ') })
+
+function samples({ options }: Trial, side: Side): readonly Sample[] {
+  return side === 'client' ? (options.requests ?? CLIENT) : SERVER
+}
+
+/** A session in which as many requests as possible wait for the server. */
+async function waitingOnServer(trial: Trial): Promise<{ stage: Stage; ids: string[] }> {
+  const all = samples(trial, 'client')
+  const ids = all.map((_, n) => `waiting-${n}`)
+  const gate = new Gate((id) => ids.includes(id as string))
+  const stage = trial.join({ client: new Gate().answer, server: gate.answer })
+  for (const [n, sample] of all.entries()) await stage.say('client', ask(ids[n] as string, sample))
+  await lull(stage)
+  somePassed(stage, ids)
+  return { stage, ids }
+}
+
+async function answered(trial: Trial, stage: Stage, side: Side, ids: readonly RequestId[]): Promise<void> {
+  const open = () => ids.filter((id) => outcomes(stage, side, id).length === 0).map((id) => JSON.stringify(id))
+  await trial.until(
+    () => `an outcome for the requests ${open()} of the ${side}`,
+    () => open().length === 0,
+  )
+  await trial.rest(stage)
+}
+
+/** Answers a request once it has come, and whatever the middleware asks meanwhile. */
+async function answerByHand(
+  trial: Trial,
+  stage: Stage,
+  side: Side,
+  id: RequestId,
+  answer: (id: RequestId) => Written,
+): Promise<void> {
+  const done = new Set<RequestId>()
+  const step = side === 'client' ? 'toServer' : 'toClient'
+  let isThere = false
+  await trial.until('a request to arrive, or to be answered', () => {
+    for (const it of said(stage, step)) {
+      if (!it.method || it.id === undefined || done.has(it.id)) continue
+      done.add(it.id)
+      if (it.id === id) isThere = true
+      else void stage.say(far(side), { id: it.id, result: answerTo({ id: it.id, method: it.method }) })
+    }
+    return isThere || outcomes(stage, side, id).length > 0
+  })
+  if (isThere) await stage.say(far(side), answer(id))
+}
+
+async function ended(trial: Trial, { bridge, session }: Stage): Promise<void> {
+  let over = false
+  void bridge.closed.then(() => {
+    over = true
+  })
+  await trial.until('the session to end', () => over && session.signal.aborted)
+  await trial.until('every message to be given up with its session', () => bridge.isQuiet)
+}
+
+function isOne(stage: Stage, side: Side, id: RequestId, nth = 1) {
+  const got = outcomes(stage, side, id)
+  assert.equal(got.length, nth, `expected exactly one outcome of request ${JSON.stringify(id)} of the ${side}`)
+  const outcome = got.at(-1)
+  assert.notEqual(outcome?.error?.code, INTERNAL_ERROR, `expected an outcome, got ${outcome?.error?.message}`)
+  return outcome
+}
+
+/** What a middleware answered itself is its own business. */
+function isOwn(stage: Stage, side: Side, id: RequestId, who?: string, nth?: number): void {
+  const outcome = isOne(stage, side, id, nth)
+  if (!reached(stage, side, id)) return
+  const expected = mark(id, who)
+  assert.equal(outcome?.result?._meta?.contract, expected, `expected its own answer to request ${JSON.stringify(id)}`)
+}
+
+function somePassed(stage: Stage, ids: readonly RequestId[]): void {
+  assert.ok(
+    ids.some((id) => reached(stage, 'client', id)),
+    'expected a request to reach the server: name some in contract(…, { requests }) that the middleware lets pass',
+  )
+}
+
+function textOf({ log }: Stage, step: string, key: string): string | undefined {
+  return log.find((it) => it.step === step && it.text.includes(`"${key}"`))?.text
+}
+
+function isSame({ options }: Trial, arrived: string | undefined, sent: string): void {
+  if (options.rewrites) assert.ok(arrived?.includes(ODD), `expected what was not changed in its bytes, got ${arrived}`)
+  else assert.equal(arrived, sent, 'expected the bytes as they came')
+}
