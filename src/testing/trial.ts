@@ -71,8 +71,8 @@ export class Trial {
     return new Stage(this.app, { principal: this.options.principal, ...ends })
   }
 
-  /** Closes, twice, and looks at what is left. */
-  async close(): Promise<void> {
+  /** Closes, twice, and looks whether anything is still pending. */
+  async stop(): Promise<void> {
     await this.#within('the application to close', this.app.close())
     await this.#within('the application to close again', this.app.close())
     const { sessions, pending, lanes } = this.app.stats()
@@ -81,6 +81,10 @@ export class Trial {
       { sessions: 0, pending: 0, 'client-to-server': 0, 'server-to-client': 0 },
       'expected nothing to be pending after the end',
     )
+  }
+
+  /** Looks at what is left. */
+  async clean(): Promise<void> {
     await this.until(
       () => `nothing to keep the process alive after the end, got ${this.watch.left.join(', ')}`,
       () => this.watch.left.length === 0,
@@ -140,17 +144,15 @@ export async function lull({ log }: Stage): Promise<void> {
   }
 }
 
-const parsed = new WeakMap<object, Parsed>()
+const heard = new WeakMap<Stage, { read: number; by: Record<Step, Parsed[]> }>()
 
 /** What was said, or arrived, in its order. */
-export function said({ log }: Stage, step: Step): Parsed[] {
-  return log
-    .filter((it) => it.step === step)
-    .map((it) => {
-      const message = parsed.get(it) ?? (JSON.parse(it.text) as Parsed)
-      parsed.set(it, message)
-      return message
-    })
+export function said(stage: Stage, step: Step): readonly Parsed[] {
+  const known = heard.get(stage) ?? { read: 0, by: { fromClient: [], toServer: [], fromServer: [], toClient: [] } }
+  heard.set(stage, known)
+  for (const it of stage.log.slice(known.read)) known.by[it.step].push(JSON.parse(it.text) as Parsed)
+  known.read = stage.log.length
+  return known.by[step]
 }
 
 /** The answers that an end got to a request of its own. */

@@ -2,8 +2,12 @@ import { AsyncLocalStorage, createHook } from 'node:async_hooks'
 
 interface Handle {
   hasRef?(): boolean
+  /** Of a timer: it has fired, or was cleared. */
+  _destroyed?: boolean
 }
 
+/** What comes and goes by itself. */
+const EPHEMERAL = new Set(['PROMISE', 'TickObject', 'Microtask', 'Immediate'])
 const printing = ['log', 'info', 'debug', 'dir', 'table'] as const
 
 /**
@@ -14,12 +18,12 @@ export class Watch {
   /** What was written to stdout. */
   readonly printed: string[] = []
   readonly #inside = new AsyncLocalStorage<this>()
-  readonly #handles = new Map<number, { type: string; handle: Handle }>()
+  readonly #handles: { type: string; handle: Handle }[] = []
+  // Without `destroy`, which would have the garbage collector tell of every promise.
   readonly #hook = createHook({
-    init: (id, type, _trigger, resource) => {
-      if (type !== 'Immediate' && this.#isInside) this.#handles.set(id, { type, handle: resource as Handle })
+    init: (_id, type, _trigger, resource) => {
+      if (!EPHEMERAL.has(type) && this.#isInside) this.#handles.push({ type, handle: resource as Handle })
     },
-    destroy: (id) => this.#handles.delete(id),
   })
 
   get #isInside(): boolean {
@@ -28,7 +32,9 @@ export class Watch {
 
   /** Timers, servers, watchers, … that keep the process from ending. */
   get left(): string[] {
-    return [...this.#handles.values()].filter(({ handle }) => handle.hasRef?.() === true).map(({ type }) => type)
+    return this.#handles
+      .filter(({ handle }) => handle.hasRef?.() === true && !handle._destroyed)
+      .map(({ type }) => type)
   }
 
   async over<T>(run: () => Promise<T>): Promise<T> {

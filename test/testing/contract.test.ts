@@ -84,6 +84,7 @@ function gate(limit: number): Middleware {
   let running = 0
   const waiting: (() => void)[] = []
   return onExchange(undefined, async (request, next) => {
+    if (request.from === 'server') return next()
     if (running >= limit) {
       request.stepAside()
       await new Promise<void>((resolve) => {
@@ -132,7 +133,7 @@ function beating(): Middleware {
       },
       close: () => clearInterval(timer),
     },
-    pass,
+    (_ctx, next) => next(),
   )
 }
 
@@ -274,7 +275,7 @@ describe('what breaks it', () => {
     const stack = () => {
       const waiting = new Map<string, () => void>()
       return (async (ctx, next) => {
-        if (ctx.kind === 'response') waiting.get(ctx.request?.key ?? '')?.()
+        if (ctx.result && ctx.request) waiting.get(ctx.request.key)?.()
         await next()
         if (ctx.kind === 'request') await new Promise<void>((resolve) => waiting.set(ctx.key, resolve))
       }) satisfies Middleware
@@ -331,7 +332,7 @@ describe('what breaks it', () => {
     const stack = () =>
       define(
         { start: () => (running++ > 0 ? Promise.reject(new Error('in use')) : undefined), close: () => running-- },
-        pass,
+        (_ctx, next) => next(),
       )
     const failed: string[] = []
     for (const { name, run } of contract(stack)) await run().catch(() => failed.push(name))
@@ -347,6 +348,8 @@ describe('what breaks it', () => {
 
   test('what the application reported is told', async () => {
     const [first] = contract(() => onRequest('roots/list', () => undefined))
-    await expect(first!.run()).rejects.toThrow(/got Internal error[^]*a middleware forgot a request/)
+    await expect(first!.run()).rejects.toThrow(
+      /got Internal error\nThe application reported: a middleware forgot a request/,
+    )
   })
 })
