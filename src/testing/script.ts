@@ -29,7 +29,7 @@ type Answer<M extends string> = Answered<M> | Handler<ParamsOf<M>, Answered<M>>
  */
 export type Script = { [M in RequestMethod]?: Answer<M> } & {
   [M in NotificationMethod]?: Handler<ParamsOf<M>, unknown>
-} & { [method: string]: object | undefined }
+} & { [method: string]: Handler<Params | undefined, unknown> | object | undefined }
 
 /** Answers any request. */
 export type Answering = (request: JSONRPCRequest, player: Player) => object | Promise<object>

@@ -83,6 +83,11 @@ export class Trial {
     )
   }
 
+  /** Has failed: it may never close, and nobody waits for it. */
+  abandon(): void {
+    this.app.close({ urgent: true }).catch(() => {})
+  }
+
   /** Looks at what is left. */
   async clean(): Promise<void> {
     await this.until(

@@ -318,6 +318,12 @@ describe('what breaks it', () => {
     clearInterval(timer)
   })
 
+  test('it does not come to a close', async () => {
+    const stack = () => define({ close: () => new Promise(() => {}) }, (_ctx, next) => next())
+    const { run } = contract(stack, { patience: 50 })[0]!
+    await expect(run()).rejects.toThrow('expected the application to close within 50 ms')
+  })
+
   test('it takes the modern part off', async () => {
     const stack = () =>
       onRequest('tools/call', (ctx, next) => {
