@@ -94,7 +94,7 @@ export class Stage {
 
 /** A file is being read or written, a name looked up: what waits for that does not wait for the test. */
 function isReading(): boolean {
-  return process.getActiveResourcesInfo().some((it) => /^(?:FSReq|GetAddrInfoReq)/.test(it))
+  return process.getActiveResourcesInfo().some((it) => /^(?:FSReq|CloseReq|GetAddrInfoReq)/.test(it))
 }
 
 class PlayedWire implements Wire {

@@ -54,8 +54,11 @@ test('a scripted end goes by it, too', async () => {
 
 test('what waits for a file is waited for', async () => {
   const { readFile } = await import('node:fs/promises')
+  const read = async () => {
+    for (let n = 0; n < 100; n++) await readFile(new URL(import.meta.url))
+  }
   const idle = setTimeout(() => {}, 60_000)
-  const proxy = testProxy().use(waiting(() => readFile(new URL(import.meta.url))))
+  const proxy = testProxy().use(waiting(read))
   expect((await proxy.fromClient(request(1, 'x'))).toServer).toEqual([request(1, 'x')])
   clearTimeout(idle)
 })
