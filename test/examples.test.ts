@@ -62,6 +62,20 @@ test('test-a-middleware', async () => {
   expect(await run('test-a-middleware')).toEqual({ stdout: 'deny() does what it should\n', stderr: '' })
 })
 
+test.each([
+  ['test-with-node.test', ['--import', 'tsx', '--test', '--test-reporter=tap'], /# pass 15\n# fail 0\n/],
+  ['test-with-vitest.test', ['node_modules/vitest/vitest.mjs', 'run', '--reporter=json'], /"numPassedTests":15,/],
+])(
+  '%s',
+  async (name, command, passed) => {
+    const args = [...command, `examples/${name}.ts`]
+    const env = { ...process.env, NODE_TEST_CONTEXT: undefined, TSX_TSCONFIG_PATH: join(directory, 'tsconfig.json') }
+    const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: root, env, timeout: 60_000 })
+    expect(stdout).toMatch(passed)
+  },
+  60_000,
+)
+
 test('demo', async () => {
   const { stdout, stderr } = await run('demo')
   expect(stdout).toContain("get-sum of 19 and 23: [ { type: 'text', text: 'The sum of 19 and 23 is 42.' } ]")
@@ -91,5 +105,7 @@ test('each example is run here', async () => {
     'fastify.ts',
     'rewrite-tools.ts',
     'test-a-middleware.ts',
+    'test-with-node.test.ts',
+    'test-with-vitest.test.ts',
   ])
 })

@@ -34,6 +34,13 @@ it('open-mcp-proxy', () => {
 it('open-mcp-proxy/testing', () => {
   expect(Object.keys(testing).sort()).toMatchInlineSnapshot(`
     [
+      "contract",
+      "error",
+      "modern",
+      "notification",
+      "request",
+      "result",
+      "testClock",
       "testContext",
       "testProxy",
     ]
