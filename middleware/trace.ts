@@ -62,10 +62,11 @@ const NOBODY = new ProxyTracerProvider().getDelegate()
 
 /**
  * An OpenTelemetry span per exchange, a request and its response, whichever side asks. A client's trace goes through the
- * proxy to the server: the parent is read from `params._meta` (`traceparent`, `tracestate`, `baggage`: 2025-11-25 and later,
+ * proxy to the server: the parent is read from `params._meta` (`traceparent`, `tracestate`, `baggage`: 2026-07-28,
  * basic, `_meta`), else it is the span that is active in this process, else that of the HTTP headers; and our own context is
  * written into `_meta` of the request, in W3C format whatever propagator is registered. A span that is active beside a
- * parent from `_meta` is linked. What is malformed or too long is ignored.
+ * parent from `_meta` is linked. What is malformed or too long is ignored. What a server asks on the HTTP stream of a call is
+ * so a child of the call; stdio does not tell.
  *
  * Our span is active while the middleware behind this one has the request, where a context manager is registered. It ends
  * with the response, or when the request is cancelled or the session closes. Without a registered provider no byte changes.

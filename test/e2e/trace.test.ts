@@ -5,12 +5,15 @@ import { json } from 'node:stream/consumers'
 import { pathToFileURL } from 'node:url'
 import { toNodeHandler } from '@modelcontextprotocol/node'
 import { createMcpHandler, McpServer } from '@modelcontextprotocol/server'
+import { context } from '@opentelemetry/api'
+import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks'
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http'
 import { BasicTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
 import { createProxy, type Upstream } from 'open-mcp-proxy'
 import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { trace } from '../../middleware/trace.js'
-import { everything, target } from '../fixtures/servers.js'
+import { path, stop } from '../fixtures/command.js'
+import { everything, startHttp, target } from '../fixtures/servers.js'
 import { type Generation, proxied, talkTo, type Where } from '../fixtures/talk.js'
 import { converse, shaped } from '../fixtures/target-talk.js'
 
@@ -232,4 +235,23 @@ test('a tool of the everything server that fails, and a sampling request of its 
   expect(talk.conversation.asked['sampling/createMessage']).toMatchObject([
     { request: { params: { _meta: { traceparent: asParent(sampling!) } } } },
   ])
+})
+
+test('what a server asks on the HTTP stream of a call is a child of the call', async () => {
+  const asking = await startHttp(path('./asking-server.mjs'), ['sse', 'PORT'], /listening/)
+  closing.push(() => stop(asking.child))
+  const manager = new AsyncLocalStorageContextManager().enable()
+  context.setGlobalContextManager(manager)
+  closing.push(() => context.disable())
+  const talk = await talkTo({ http: await port({ url: `${asking.origin}/mcp` }) }, 'v1')
+  closing.push(() => talk.close())
+  await talk.tool('ask', { n: 1 }, { onprogress: () => {} })
+  await vi.waitFor(() => expect(spans.map(({ name }) => name)).toContain('tools/call ask'), {
+    timeout: 5_000,
+    interval: 5,
+  })
+  const named = (name: string) => spans.find((it) => it.name === name)
+  const { traceId, spanId } = named('tools/call ask')!
+  expect(named('sampling/createMessage')).toMatchObject({ traceId, parentSpanId: spanId })
+  expect(named('elicitation/create')).toMatchObject({ traceId, parentSpanId: spanId })
 })
