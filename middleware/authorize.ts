@@ -1,4 +1,14 @@
-import { type Context, define, type Middleware, type Next, proxyError, type Session } from 'open-mcp-proxy'
+import {
+  type Context,
+  define,
+  glob,
+  hasTwins,
+  isAlike,
+  type Middleware,
+  type Next,
+  proxyError,
+  type Session,
+} from 'open-mcp-proxy'
 
 /** Who asks. */
 export interface AuthorizeUser {
@@ -72,8 +82,8 @@ interface Policy {
  * The name is the one at this place of the line: a middleware before it may have renamed the client's, one behind it may
  * rename it yet. Names of tools and prompts are compared character by character. A URI is judged in every way that a
  * server might read it (as written, percent-decoded, as a browser normalises it, without `..`, …), and each must be
- * allowed (there may be 64): `file:///docs/a b` and `file:///docs/a%20b` want a pattern that matches both (`a{ ,%20}b`), and so do `Host`
- * and `host`.
+ * allowed (there may be 64). A pattern without `*`, `?` and `{` stands for all of them; one with some must match them:
+ * `file:///docs/a b*` and `file:///docs/a%20b*` are `file:///docs/a{ ,%20}b*`.
  *
  * A list that depends on the user is no longer `cacheScope: "public"` (2026-07-28, server/utilities/caching), and neither
  * is a resource that was read.
@@ -159,25 +169,28 @@ function toolOf(ctx: Context): unknown {
 }
 
 function referenceOf(ctx: Context): Names {
-  const ref = unambiguous(ctx, ctx.params, 'ref')
-  const [type, name, uri] = ['type', 'name', 'uri'].map((key) => unambiguous(ctx, ref, key))
+  const ref = unambiguous(ctx, 'ref')
+  const [type, name, uri] = ['type', 'name', 'uri'].map((key) => unambiguous(ctx, 'ref', key))
   const found: Names = []
   if (type === 'ref/prompt' || name !== undefined) found.push(['prompt', name])
   if (type === 'ref/resource' || uri !== undefined) found.push(['resource', uri])
-  return found.length > 0 ? found : [['prompt', undefined]]
+  return ref !== undefined && found.length > 0 ? found : [['prompt', undefined]]
 }
 
 function subscriptionsOf(ctx: Context): Names {
-  const wanted = unambiguous(ctx, ctx.params, 'notifications')
-  const uris = unambiguous(ctx, wanted, 'resourceSubscriptions')
+  const uris = unambiguous(ctx, 'notifications') && unambiguous(ctx, 'notifications', 'resourceSubscriptions')
   if (uris === undefined) return []
   return Array.isArray(uris) ? uris.map((uri) => ['resource', uri]) : [['resource', undefined]]
 }
 
-/** A member that all parsers read alike. Of `params.name` and `params.uri` the proxy itself has made sure. */
-function unambiguous(ctx: Context, value: unknown, key: string): unknown {
-  if (hasLookalike(value, key) || hasTwins(ctx.raw)) ctx.throw(-32600, `Invalid request: ambiguous member "${key}"`)
-  return memberOf(value, key)
+/** What stands at a path in `params`, where all parsers read it alike. Of `name` and `uri` there the proxy has made sure. */
+function unambiguous(ctx: Context, ...path: readonly string[]): unknown {
+  const key = path.at(-1) as string
+  const around = path.slice(0, -1).reduce<unknown>(memberOf, ctx.params)
+  if (hasLookalike(around, key) || hasTwins(ctx.raw, 'params', ...path)) {
+    ctx.throw(-32600, `Invalid request: ambiguous member "${key}"`)
+  }
+  return memberOf(around, key)
 }
 
 async function use(ctx: Context, next: Next, policy: Policy, names: Names): Promise<unknown> {
@@ -207,10 +220,10 @@ async function filter(ctx: Context, next: Next, policy: Policy, { kind, member, 
     elements.map((it) => !hasLookalike(it, name) && permits(policy, { ...question, name: memberOf(it, name) })),
   )
   if (permitted.includes(false)) result[member] = elements.filter((_, index) => permitted[index])
-  for (const key of Object.keys(result)) if (isLookalike(key, member)) delete result[key]
+  for (const key of Object.keys(result)) if (isAlike(key, member)) delete result[key]
   if (policy.personal) makePrivate(result)
   // Of two members of one name only the last was judged: nothing but what was judged may leave.
-  return hasTwins(ctx.raw) ? ctx.reply(result) : next()
+  return hasTwins(ctx.raw, 'result', member, name) ? ctx.reply(result) : next()
 }
 
 function keep(ctx: Context, next: Next): unknown {
@@ -267,7 +280,7 @@ function ruleOf(rule: unknown, at: string) {
   const kinds: Record<Kind, ((name: string) => boolean) | undefined> = {
     tool: tools === undefined ? undefined : patterns(tools, `${at}.tools`),
     prompt: prompts === undefined ? undefined : patterns(prompts, `${at}.prompts`),
-    resource: resources === undefined ? undefined : patterns(resources, `${at}.resources`),
+    resource: resources === undefined ? undefined : uriPatterns(resources, `${at}.resources`),
   }
   return {
     allowed: isAllowed(effect, `${at}.effect`),
@@ -299,97 +312,26 @@ function texts(list: unknown, what: string): string[] {
 }
 
 function patterns(list: unknown, what: string): (name: string) => boolean {
-  const globs = texts(list, what).flatMap((pattern) => globsOf(pattern, what))
-  return (name) => {
-    const characters = [...name]
-    return globs.some((glob) => fits(glob, characters))
+  try {
+    return glob(...texts(list, what))
+  } catch (error) {
+    const { message } = error as Error
+    throw message.startsWith('authorize:')
+      ? error
+      : new TypeError(`authorize: ${message.replace(/^expected/, `expected ${what} to have`)}`)
   }
+}
+
+/** A pattern that is one URI stands for it in every way that it can be read. */
+function uriPatterns(list: unknown, what: string): (uri: string) => boolean {
+  const fits = patterns(list, what)
+  const exact = texts(list, what).filter((it) => !/[*?{}\\]/.test(it))
+  const known = new Set(exact.flatMap(readings))
+  return (uri) => known.has(uri) || fits(uri)
 }
 
 function unexpected(what: string, got: unknown): TypeError {
   return new TypeError(`authorize: expected ${what}, got ${JSON.stringify(got) ?? typeof got}`)
-}
-
-// --- patterns -----------------------------------------------------------------------------------------------
-
-/** Characters, and what is more than itself. Regular expressions (picomatch's too) take minutes for some names. */
-type Glob = readonly (string | typeof ONE | typeof ANY)[]
-type Token = Glob[number] | typeof OPEN | typeof COMMA | typeof CLOSE
-const [ONE, ANY, OPEN, COMMA, CLOSE] = [1, 2, 3, 4, 5] as const
-const special = new Map<string, Token>(Object.entries({ '?': ONE, '*': ANY, '{': OPEN, ',': COMMA, '}': CLOSE }))
-const MOST_ALTERNATIVES = 1_000
-
-function globsOf(pattern: string, what: string): Glob[] {
-  const tokens: Token[] = []
-  const characters = [...pattern]
-  for (let at = 0; at < characters.length; at++) {
-    const character = characters[at] as string
-    if (character === '\\') {
-      const literal = characters[++at]
-      if (literal === undefined) throw unexpected(`${what} with a character after each \\`, pattern)
-      tokens.push(literal)
-    } else if ('[]()|'.includes(character) || (character === '!' && at === 0)) {
-      // What is more than itself in other globs must not pass for itself by mistake.
-      throw unexpected(`${what} without ${character} (write \\${character} for the character itself)`, pattern)
-    } else tokens.push(special.get(character) ?? character)
-  }
-  const found = expand(tokens)
-  if (found) return found
-  throw unexpected(`${what} with every { closed and ${MOST_ALTERNATIVES} alternatives at most`, pattern)
-}
-
-/** A glob for each choice of alternatives; undefined where a brace has no other, or where there are too many. */
-function expand(tokens: readonly Token[]): Glob[] | undefined {
-  const found: Glob[] = []
-  const todo = [tokens]
-  for (let next = todo.pop(); next; next = todo.pop()) {
-    const open = next.indexOf(OPEN)
-    if (open < 0) {
-      if (next.includes(CLOSE)) return undefined
-      found.push(next.map((it) => (it === COMMA ? ',' : it)) as Glob)
-    } else {
-      const bounds = boundsOf(next, open)
-      if (!bounds) return undefined
-      const [head, tail] = [next.slice(0, open), next.slice(bounds.at(-1)! + 1)]
-      const parts = bounds.slice(1).map((end, index) => next!.slice(bounds[index]! + 1, end))
-      // As in a URI template, {id}.
-      if (parts.length === 1) parts[0] = ['{', ...parts[0]!, '}']
-      for (const part of parts) todo.push([...head, ...part, ...tail])
-    }
-    if (found.length + todo.length > MOST_ALTERNATIVES) return undefined
-  }
-  return found
-}
-
-/** Where a brace opens, its commas and where it closes. */
-function boundsOf(tokens: readonly Token[], open: number): number[] | undefined {
-  const found = [open]
-  let depth = 0
-  for (let at = open; at < tokens.length; at++) {
-    if (tokens[at] === OPEN) depth++
-    else if (tokens[at] === COMMA && depth === 1) found.push(at)
-    else if (tokens[at] === CLOSE && --depth === 0) return [...found, at]
-  }
-  return undefined
-}
-
-/** An `ANY` needs trying again only from the last one on: what came before it fits wherever it fits first. */
-function fits(glob: Glob, text: readonly string[]): boolean {
-  let at = 0
-  let token = 0
-  let retry: { token: number; at: number } | undefined
-  while (at < text.length) {
-    if (glob[token] === ANY) retry = { token: ++token, at }
-    else if (glob[token] === ONE || glob[token] === text[at]) {
-      token++
-      at++
-    } else if (retry) {
-      token = retry.token
-      at = ++retry.at
-    } else return false
-  }
-  while (glob[token] === ANY) token++
-  return token === glob.length
 }
 
 // --- readings -----------------------------------------------------------------------------------------------
@@ -451,47 +393,8 @@ function walked(uri: string, head: RegExp): string {
 
 // --- texts that can be read in two ways ---------------------------------------------------------------------
 
-/** Whether a key is another one that some parser takes for this: Go and Java ignore case, C what follows a NUL. */
-function isLookalike(key: string, name: string): boolean {
-  if (key === name) return false
-  return [key.replace(/\0.*$/s, ''), key.replaceAll('\0', '')].some((it) => folded(it) === folded(name))
-}
-
-function folded(key: string): string {
-  return key.replaceAll('\u0130', 'i').toUpperCase().toLowerCase()
-}
-
 function hasLookalike(value: unknown, name: string): boolean {
-  return typeof value === 'object' && value !== null && Object.keys(value).some((key) => isLookalike(key, name))
-}
-
-/** Whether some object in a JSON text has two members of one name. */
-function hasTwins(text: string): boolean {
-  const open: Set<string>[] = []
-  const tokens = /["{}[\]]/g
-  const colon = /\s*:/y
-  for (let found = tokens.exec(text); found; found = tokens.exec(text)) {
-    if (found[0] === '{' || found[0] === '[') open.push(new Set())
-    else if (found[0] !== '"') open.pop()
-    else {
-      const end = endOfString(text, found.index)
-      tokens.lastIndex = colon.lastIndex = end
-      if (!colon.test(text)) continue
-      const key = JSON.parse(text.slice(found.index, end)) as string
-      if (open.at(-1)?.has(key)) return true
-      open.at(-1)?.add(key)
-    }
-  }
-  return false
-}
-
-function endOfString(text: string, start: number): number {
-  for (let at = start + 1; ; at++) {
-    at = text.indexOf('"', at)
-    let slashes = 0
-    while (text[at - 1 - slashes] === '\\') slashes++
-    if (slashes % 2 === 0) return at + 1
-  }
+  return typeof value === 'object' && value !== null && Object.keys(value).some((key) => isAlike(key, name))
 }
 
 function memberOf(value: unknown, key: string): unknown {

@@ -39,9 +39,19 @@ function globsOf(pattern: string): Glob[] {
   const [reserved] = /[[\]()|]|^!/.exec(masked) ?? []
   if (reserved !== undefined) throw refuse(`without ${reserved} (\\${reserved} is the character itself)`)
   if (masked.includes('\\')) throw refuse('with a character after each \\')
+  if (!isBalanced(masked)) throw refuse('with every { closed (\\{ is the character itself)')
   const expanded = masked.includes('{') ? expand(masked) : [masked]
   if (expanded.length > MOST_ALTERNATIVES) throw refuse(`with ${MOST_ALTERNATIVES} alternatives at most`)
   return expanded.map((text) => [...text].map(tokenOf))
+}
+
+function isBalanced(pattern: string): boolean {
+  let open = 0
+  for (const brace of pattern.match(/[{}]/g) ?? []) {
+    open += brace === '{' ? 1 : -1
+    if (open < 0) return false
+  }
+  return open === 0
 }
 
 /** Loaded by the first pattern that needs it: whoever imports this package may never have one. */

@@ -37,6 +37,8 @@ describe('glob', () => {
     ['@(a|b)', 'expected a pattern without ( (\\( is the character itself), got "@(a|b)"'],
     ['!a', 'expected a pattern without ! (\\! is the character itself), got "!a"'],
     ['a\\', 'expected a pattern with a character after each \\, got "a\\\\"'],
+    ['{a', 'expected a pattern with every { closed (\\{ is the character itself), got "{a"'],
+    ['a}{', 'expected a pattern with every { closed (\\{ is the character itself), got "a}{"'],
     ['{1..5000}', 'expected a pattern with 1000 alternatives at most, got "{1..5000}"'],
     [5, 'expected a pattern that is a string, got 5'],
   ])('refuses %j', (pattern, text) => {

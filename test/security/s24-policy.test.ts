@@ -480,7 +480,6 @@ describe('a list of a server that means harm', () => {
     '{"tools":[{"name":"ok"},{"name":["rm"]}]}',
     '{"tools":[{"name":"ok"},"rm",["rm"],null]}',
     '{"__proto__":{"tools":[{"name":"rm"}]}}',
-    '{"tools":[{"name":"ok"},{"name":"rm"}],"nextCursor":"a","nextCursor":"b"}',
   ])('shows nothing else to whichever reader: %s', async (result) => {
     for (const policy of [okAlone, allButRm]) {
       const text = await listed(policy, result)
