@@ -15,7 +15,8 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 export interface MetricsOptions {
   /**
    * Where the metrics are served; 0 takes a free port, which `address` then tells, and a line on stderr; `false` opens
-   * none. All that ask for one host and port in one process share its counters. @default 9464, or `false` with a `registry`
+   * none, as does a `registry` without a port. All that ask for one host and port in one process share its counters.
+   * @default 9464
    */
   port?: number | false
   /** The address to listen on. @default '127.0.0.1' */
@@ -28,7 +29,10 @@ export interface MetricsOptions {
   path?: string
   /** Labels that every series of this middleware has, by name. @default {} */
   labels?: Record<string, string>
-  /** Upper bounds of the durations' histogram, in seconds, rising. @default 5 ms to 10 min, in 16 steps */
+  /**
+   * Upper bounds of the durations' histogram, in seconds, rising.
+   * @default [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
+   */
   buckets?: number[]
   /**
    * Count and time calls by tool, too: the first 200 that gave a result, of names up to 128 characters; any other is

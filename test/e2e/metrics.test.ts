@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { createServer } from 'node:net'
+import { connect, createServer } from 'node:net'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { behindPort, callStateless, openSession, whole } from '../fixtures/behind-port.js'
 import { closing } from '../fixtures/closing.js'
@@ -396,7 +396,12 @@ describe('it keeps no process', () => {
       stderr += chunk
     })
     await vi.waitFor(() => addressIn(stderr), { timeout: 10_000 })
-    await scrape(addressIn(stderr))
+    const url = addressIn(stderr)
+    // Somebody who asks for ever.
+    const socket = connect(Number(new URL(url).port), '127.0.0.1')
+    closing.push(() => socket.destroy())
+    socket.on('error', () => {}).write('GET /metrics HTTP/1.1\r\n')
+    await scrape(url)
     const exit = once(child, 'exit')
     child.stdin.end()
     expect(await exit).toEqual([0, null])

@@ -1,6 +1,6 @@
 import { getEventListeners, once } from 'node:events'
 import { request as httpRequest } from 'node:http'
-import { createServer, connect as tcp } from 'node:net'
+import { createServer, type Socket, connect as tcp } from 'node:net'
 import { Counter, Registry } from 'prom-client'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { type MetricsOptions, metrics } from '../../middleware/metrics.js'
@@ -256,6 +256,24 @@ describe('a request has one outcome', () => {
     expect(getEventListeners(request.ctx.signal, 'abort')).toHaveLength(0)
   })
 
+  test('a second answer is a message, and no outcome', async () => {
+    const registry = new Registry()
+    const one = metrics({ registry })
+    const request = testContext(call(1))
+    await one(request.ctx, request.next)
+    for (let times = 0; times < 2; times++) {
+      const response = testContext({ id: 1, result: {} }, { request: call(1) })
+      await one(response.ctx, response.next)
+    }
+    request.abort()
+    expect(await valuesOf(registry)).toEqual({
+      [`messages_total ${out} request tools/call`]: 1,
+      [`messages_total ${back} response tools/call`]: 2,
+      [`requests_total ${out} tools/call ok`]: 1,
+      [`request_duration_seconds_count ${out} tools/call ok`]: 1,
+    })
+  })
+
   test('a request that was cancelled before it came', async () => {
     const registry = new Registry()
     const { ctx, next, abort } = testContext(call(1))
@@ -333,6 +351,7 @@ describe('what peers say costs a bounded number of series', () => {
     for (const name of fit.filter((it) => it !== '')) expect(named(name), name).toEqual([['ok', 1]])
     expect(named('unknown-1')).toEqual([])
     expect(named('prompt')).toEqual([])
+    for (const name of hostile.filter((it) => !fit.includes(it))) expect(named(name)).toEqual([])
     const taken = new Set(values.map(({ labels }) => labels.tool))
     // With `other`, and that of what calls no tool, which the empty name shares.
     expect(taken.size).toBe(200 + 1)
@@ -421,6 +440,10 @@ describe('options', () => {
       [`requests_in_flight ${out} tools/call outer`]: 1,
       [`requests_in_flight ${out} tools/call inner`]: 2,
     })
+    const sorted = measured({ labels: { a: '1', b: '2' } })
+    const turned = measured({ registry: sorted.registry, labels: { b: '2', a: '1' } })
+    for (const proxy of [sorted, turned]) await proxy.fromClient(call(1))
+    expect(await sorted.registry.metrics()).toContain('method="tools/call",a="1",b="2"} 2\n')
     const text = 'metrics: expected the buckets, tools and names of labels that the registry has them with already'
     for (const options of [{}, { labels: { place: 'outer' }, tools: true }, { labels: { place: 'a' }, buckets: [1] }]) {
       expect(() => metrics({ registry, ...options })).toThrow(new TypeError(text))
@@ -519,18 +542,25 @@ describe('its own port', () => {
     const app = createProxy().use(metrics({ port }))
     const text = `metrics: port ${port} on 127.0.0.1 is taken`
     await expect(app.listen(() => new HandWire(), { port: 0 })).rejects.toThrow(new Error(text))
-    await expect(app.listen(() => new HandWire(), { port: 0 })).rejects.toThrow(new Error(text))
+    await closing.pop()?.()
+    await app.listen(() => new HandWire(), { port: 0 })
+    expect((await ask(`http://127.0.0.1:${port}/metrics`)).status).toBe(200)
     await app.close()
+    await expect(ask(`http://127.0.0.1:${port}/metrics`)).rejects.toThrow('ECONNREFUSED')
   })
 
   test('closes, whoever is still connected', async () => {
     const { app, url } = await started({ port: 0 })
-    const socket = tcp(Number(new URL(url).port), '127.0.0.1')
-    const closed = once(socket, 'close')
-    socket.write(`GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n`)
-    await once(socket, 'data')
+    const half = 'GET /metrics HTTP/1.1\r\nhost: localhost\r\n'
+    const sockets = [half, `${half}\r\n`].map((text) => {
+      const socket = tcp(Number(new URL(url).port), '127.0.0.1')
+      socket.write(text)
+      return socket
+    })
+    const closed = sockets.map((it) => once(it, 'close'))
+    await once(sockets[1] as Socket, 'data')
     await app.close()
-    await closed
+    await Promise.all(closed)
     await expect(ask(url)).rejects.toThrow('ECONNREFUSED')
   })
 
@@ -595,8 +625,9 @@ describe('what the application knows', () => {
       dropped_messages_total: 1,
     })
     expect(url).toBeDefined()
+    await testProxy(app).fromServer({ id: 'nobody asked', result: {} })
     await app.close()
-    expect(await valuesOf(registry)).toMatchObject({ dropped_messages_total: 1 })
+    expect(await valuesOf(registry)).toMatchObject({ dropped_messages_total: 2 })
   })
 })
 
