@@ -898,11 +898,17 @@ class ClientWire implements Wire {
   }
 }
 
+interface Terms {
+  timeout: number
+  signal?: AbortSignal
+  isIgnored: Ignored
+}
+
 /** One conversation, had again with another server. */
 class Rerun {
   readonly #conversation: Conversation
   readonly #accept: Accept
-  readonly #options: { timeout: number; signal?: AbortSignal; isIgnored: Ignored }
+  readonly #options: Terms
   readonly #differences: Difference[] = []
   readonly #wires = new Map<string, ClientWire>()
   /** Sessions whose server has left. */
@@ -919,7 +925,7 @@ class Rerun {
   #failure: unknown
   #wake = () => {}
 
-  constructor(conversation: Conversation, accept: Accept, options: Rerun['#options']) {
+  constructor(conversation: Conversation, accept: Accept, options: Terms) {
     this.#conversation = conversation
     this.#accept = accept
     this.#options = options

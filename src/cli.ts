@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module'
 import { Command, CommanderError, Option } from 'commander'
 import type { HttpOptions } from './listener/index.js'
+import type { ReplayCommandOptions } from './rerun.js'
 import { FAILURE, type Level, levels, messageOf, say, serve, USAGE } from './serve.js'
 import type { Upstream } from './upstream/index.js'
 import {
@@ -201,6 +202,22 @@ function program(): Command {
   overUrl(root.command(DETECT, { hidden: true }))
     .description('a server that speaks Streamable HTTP, or else the HTTP+SSE transport of 2024-11-05')
     .action((options: UrlOptions) => serveUrl(options))
+  overUrl(root.command('replay'))
+    .description('answer a client from a recording, or hold a server against it')
+    .usage(
+      '[options] FILE\n       omproxy replay [options] FILE -- COMMAND [ARGS...]\n       omproxy replay [options] FILE --url URL',
+    )
+    .argument('<file>', 'what the middleware record wrote')
+    .argument('[command...]', 'the server that is held against it')
+    .addOption(
+      new Option('--match <how>', 'in the recorded order, or any (default: "strict")').choices(['strict', 'call']),
+    )
+    .option('--session <session>', 'the one to take: its id, or its place in the file')
+    .addOption(several('--ignore <path>', '[METHOD:]PATH of what may differ, as in result.content[*].text'))
+    .option('--answer-timeout <seconds>', "for each of the server's messages", '30')
+    .action(async (file: string, command: string[], options: ReplayCommandOptions & CommonOptions) => {
+      await (await import('./rerun.js')).replayCommand(file, command, options, httpOf(options))
+    })
   for (const command of [root, ...root.commands]) command.exitOverride().configureOutput({ outputError: () => {} })
   return root
 }

@@ -42,6 +42,7 @@ const floors: Record<string, number> = {
   testing: 6,
   values: 7,
   load: 7,
+  rerun: 7,
   serve: 7,
   cli: 7,
 }
