@@ -154,6 +154,17 @@ describe('the conformance target over HTTP', () => {
   }, 60_000)
 })
 
+test.each(['strict', 'call'])('the target of 2026-07-28 over stdio (%s)', async (match) => {
+  const file = join(directory, `target-stdio-${match}.jsonl`)
+  const has = (it: Talk) => converseWithTarget(it, all, true)
+  const original = await recorded(proxied(node(target, '--stdio'), ...recording(file)), 'v2-modern', has)
+  const replayed = node(cli, 'replay', file, '--match', match)
+  const again = await recorded(replayed, 'v2-modern', has, original.conversation)
+  expect(again.complaints).toEqual([])
+  expect(exact(again.conversation)).toEqual(exact(original.conversation))
+  expect(await holdAgainst(file, counting, '--', process.execPath, target, '--stdio')).toEqual(same)
+})
+
 async function behindReplay(file: string, ...options: string[]): Promise<BehindPort> {
   const run = omproxy(['replay', file, '--listen', '0', ...options])
   const listens = /^omproxy: listening on (http:\/\/127\.0\.0\.1:\d+)\/mcp$/m
