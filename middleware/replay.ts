@@ -368,7 +368,8 @@ function misfit(expected: Message, came: Message, handles: Handles): Unlike | un
   for (const it of unlike(a, b, ['params'])) {
     const known = handles.get(it.expected as string)
     // What a notification names for the first time is the sender's own to name.
-    if (known !== it.came && !(known === undefined && isHandle(it) && came.id === undefined)) return it
+    const isNew = known === undefined && isHandle(it) && came.id === undefined
+    if (!isNew && (known === undefined || known !== it.came)) return it
   }
   return undefined
 }
@@ -407,13 +408,23 @@ function spliced(text: string, path: readonly string[], value: string): string {
   return text.slice(0, start) + value + text.slice(end)
 }
 
-const STRING = /"[^"\\]*(?:\\.[^"\\]*)*"/y
 const SPACE = /\s*/y
 
-function skip(pattern: RegExp, text: string, at: number): number {
-  pattern.lastIndex = at
-  pattern.test(text)
-  return pattern.lastIndex
+function skipSpace(text: string, at: number): number {
+  SPACE.lastIndex = at
+  SPACE.test(text)
+  return SPACE.lastIndex
+}
+
+/** Where the string that begins at `at` ends. */
+function stringEnd(text: string, at: number): number {
+  let end = text.indexOf('"', at + 1)
+  for (;;) {
+    let slashes = 0
+    while (text[end - 1 - slashes] === '\\') slashes++
+    if (slashes % 2 === 0) return end + 1
+    end = text.indexOf('"', end + 1)
+  }
 }
 
 /** Start and end of the value of a key in the object that begins at `at`. */
@@ -423,11 +434,11 @@ function memberOf(text: string, at: number, wanted: string): [start: number, end
   for (let next = at; next < text.length; ) {
     const char = text[next]
     if (char === '"') {
-      const end = skip(STRING, text, next)
-      const colon = skip(SPACE, text, end)
+      const end = stringEnd(text, next)
+      const colon = skipSpace(text, end)
       const isKey = depth === 1 && found < 0 && text[colon] === ':'
       const isWanted = isKey && JSON.parse(text.slice(next, end)) === wanted
-      next = isKey ? skip(SPACE, text, colon + 1) : end
+      next = isKey ? skipSpace(text, colon + 1) : end
       if (isWanted) found = next
       continue
     }
