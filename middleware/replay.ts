@@ -787,7 +787,7 @@ class CallStage extends Stage {
       for (const run of this.runs) {
         const [step] = run.steps
         if (!step) this.giveUp(run)
-        if (run.wire.hasLeft || (!step && run.isOver)) this.runs.delete(run)
+        if (run.wire.hasLeft || (!step && run.isOver)) this.#forget(run)
         else if (step && this.#isDue(run, step)) {
           run.steps.shift()
           this.say(run, step)
@@ -795,6 +795,12 @@ class CallStage extends Stage {
         }
       }
     }
+  }
+
+  #forget(run: Run): void {
+    const { id = '', wire } = run
+    this.runs.delete(run)
+    if (wire.runs.get(id) === run) wire.runs.delete(id)
   }
 
   /** All that the client had said about it before has come. */
@@ -858,7 +864,7 @@ export async function rerun(options: RerunOptions): Promise<Difference[]> {
   if (!(timeout > 0)) throw new TypeError(`rerun: expected timeout, milliseconds above 0, got ${show(timeout)}`)
   const isIgnored = ignoring(options.ignore ?? [])
   const { conversations } = await readRecording(file, session)
-  const app = createProxy()
+  const app = createProxy({ drainTimeout: LAST_WORD })
   let accept: Accept | undefined
   let end = () => {}
   const closed = new Promise<{ served: boolean }>((resolve) => {
@@ -879,6 +885,9 @@ export async function rerun(options: RerunOptions): Promise<Difference[]> {
     await app.close({ urgent: signal?.aborted })
   }
 }
+
+/** What is still without an answer then has been given up already, in milliseconds. */
+const LAST_WORD = 1_000
 
 type Ignored = (entry: { method: string; name?: string }, path: Path) => boolean
 
