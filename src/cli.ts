@@ -1,22 +1,20 @@
 #!/usr/bin/env node
 import { createRequire } from 'node:module'
 import { Command, CommanderError, Option } from 'commander'
-import type { Application } from './application.js'
 import { type Level, levels } from './config.js'
-import type { Middleware } from './context.js'
 import { examples, synopsis } from './help.js'
 import type { HttpOptions } from './listener/index.js'
-import { FAILURE, messageOf, say, serve, takeStdout, USAGE } from './serve.js'
+import type { ReplayCommandOptions } from './rerun.js'
+import { FAILURE, messageOf, say, serve, takeStdout, USAGE, used } from './serve.js'
 import type { Upstream } from './upstream/index.js'
 import {
   parseCount,
-  parseHeader,
-  parseHeaders,
   parseListen,
   parseSeconds,
-  parseUrl,
+  parseServer,
   parseVariable,
   secretsOf,
+  type UrlFlags,
   UsageError,
 } from './values.js'
 
@@ -26,7 +24,6 @@ const LINGER = 1_000
 const COMMANDS = 'stdio, sse, http or --url URL'
 /** The hidden command that options without one stand for: `--url`, or a configuration file. */
 const DETECT = 'detect'
-const DEFAULT_LEVEL: Level = 'warn'
 
 const { version } = createRequire(import.meta.url)('../package.json') as { version: string }
 
@@ -44,13 +41,7 @@ interface CommonOptions {
   allowUnauthenticated?: boolean
 }
 
-interface UrlOptions extends CommonOptions {
-  url?: string
-  header?: string[]
-  headers?: string[]
-  timeout: string
-  sseReadTimeout: string
-}
+interface UrlOptions extends CommonOptions, UrlFlags {}
 
 interface FileOptions extends UrlOptions {
   config?: string
@@ -98,22 +89,17 @@ function tokenOf({ token, tokenEnv }: CommonOptions): string | undefined {
   throw new UsageError(`--token-env: expected a variable with a token in it, ${tokenEnv} is not set`)
 }
 
-/** The middleware of `--use`, in order. */
-async function middlewareOf({ use = [] }: CommonOptions): Promise<Middleware[]> {
-  if (use.length === 0) return []
-  const { loadMiddleware, parseReference } = await import('./load.js')
-  const stack: Middleware[] = []
-  for (const reference of use.map(parseReference)) stack.push(...(await loadMiddleware(reference, process.cwd())))
-  return stack
-}
-
 function serveOne(upstream: Upstream, options: CommonOptions, headers: Record<string, string> = {}): Promise<void> {
+  const { use, logLevel } = options
   const http = httpOf(options)
   const url = 'url' in upstream ? new URL(upstream.url) : undefined
   const secrets = secretsOf(headers, url, http?.token)
-  const { logLevel = DEFAULT_LEVEL } = options
-  const begin = async (app: Application) => void app.use(...(await middlewareOf(options)))
-  return serve(upstream, { http, begin, logLevel, secrets: () => secrets })
+  return serve(upstream, {
+    http,
+    begin: async (app) => void app.use(...(await used(use))),
+    logLevel,
+    secrets: () => secrets,
+  })
 }
 
 /** What a file says; what the command line says of the same stands before it. */
@@ -129,24 +115,17 @@ async function serveFile(options: FileOptions): Promise<void> {
   const { upstream, http: listen, logLevel } = live.configuration
   await serve(upstream, {
     http: listen,
-    begin: async (app) => live.begin(app, await middlewareOf(options)),
+    begin: async (app) => live.begin(app, await used(options.use)),
     reloadable: live,
     watch,
-    logLevel: options.logLevel ?? logLevel ?? DEFAULT_LEVEL,
+    logLevel: options.logLevel ?? logLevel,
     secrets: () => live.configuration.secrets,
   })
 }
 
 async function serveUrl(options: UrlOptions, type?: 'http' | 'sse'): Promise<void> {
-  if (options.url === undefined) throw new UsageError('expected --url URL, got none')
-  const headers = Object.fromEntries([
-    ...(options.headers ?? []).flatMap((text) => parseHeaders(text)),
-    ...(options.header ?? []).map((text) => parseHeader(text, process.env)),
-  ])
-  const url = parseUrl(options.url)
-  const timeout = parseSeconds('--timeout', options.timeout)
-  const sseReadTimeout = parseSeconds('--sse-read-timeout', options.sseReadTimeout, { zero: true })
-  return serveOne({ url, type, headers, timeout, sseReadTimeout }, options, headers)
+  const server = parseServer(options, process.env)
+  return serveOne({ ...server, type }, options, server.headers)
 }
 
 async function serveNoFile(options: FileOptions): Promise<void> {
@@ -166,7 +145,7 @@ function several(flags: string, description: string): Option {
 function common(command: Command): Command {
   return command
     .addOption(several('--use <module>', 'middleware, in order: MODULE[#EXPORT][=JSON]'))
-    .addOption(new Option('--log-level <level>', `what goes to stderr (default: "${DEFAULT_LEVEL}")`).choices(levels))
+    .addOption(new Option('--log-level <level>', 'what goes to stderr (default: "warn")').choices(levels))
     .option('--listen <address>', 'serve clients over HTTP at [HOST:]PORT, not the one on stdin and stdout')
     .option('--path <path>', 'where Streamable HTTP is served (default: "/mcp"); also /sse, /messages, /healthz')
     .addOption(several('--allow-origin <origin>', 'a web page of this origin may use the proxy'))
@@ -233,6 +212,22 @@ function program(): Command {
     .option('--server <name>', 'one of its mcpServers')
     .option('--watch', 'reload its stack when it changes')
     .action((options: FileOptions) => (options.url === undefined ? serveFile(options) : serveNoFile(options)))
+  overUrl(root.command('replay'))
+    .description('answer a client from a recording, or hold a server against it')
+    .usage(
+      '[options] FILE\n       omproxy replay [options] FILE -- COMMAND [ARGS...]\n       omproxy replay [options] FILE --url URL',
+    )
+    .argument('<file>', 'what the middleware record wrote')
+    .argument('[command...]', 'the server that is held against it')
+    .addOption(
+      new Option('--match <how>', 'in the recorded order, or any (default: "strict")').choices(['strict', 'call']),
+    )
+    .option('--session <session>', 'the one to take: its id, or its place in the file')
+    .addOption(several('--ignore <path>', '[METHOD:]PATH of what may differ, as in result.content[*].text'))
+    .option('--answer-timeout <seconds>', "for each of the server's messages", '30')
+    .action(async (file: string, command: string[], options: ReplayCommandOptions & CommonOptions) => {
+      await (await import('./rerun.js')).replayCommand(file, command, options, httpOf(options))
+    })
   for (const command of [root, ...root.commands]) command.exitOverride().configureOutput({ outputError: () => {} })
   return root
 }

@@ -46,6 +46,13 @@ export function parseTarget(target: string, expected: string): Reference {
   return { module, name }
 }
 
+/** The middleware of `--use`, in order. @throws (rejects) `UsageError` */
+export async function loadUsed(use: readonly string[] = []): Promise<Middleware[]> {
+  const stack: Middleware[] = []
+  for (const reference of use.map(parseReference)) stack.push(...(await loadMiddleware(reference, process.cwd())))
+  return stack
+}
+
 type Exports = Record<string, unknown>
 
 export interface LoadOptions {

@@ -1,7 +1,7 @@
 import { syncBuiltinESMExports } from 'node:module'
 import { type Application, createProxy } from './application.js'
 import { type Level, levels } from './config.js'
-import type { Context } from './context.js'
+import type { Context, Middleware } from './context.js'
 import { OptionError } from './error.js'
 import { type HttpOptions, type Listener, type Listening, stdioListener } from './listener/index.js'
 import { printable } from './log.js'
@@ -29,7 +29,8 @@ export interface ServeOptions {
   reloadable?: Reloadable
   /** Makes it anew when one of its files changes, too. @default false */
   watch?: boolean
-  logLevel: Level
+  /** @default 'warn' */
+  logLevel?: Level
   /** What no line on stderr may show, longest first. @default none */
   secrets?: () => readonly string[]
 }
@@ -41,6 +42,11 @@ export function say(text: string, secrets: readonly string[] = []): void {
   process.stderr.write(`omproxy: ${printable(Buffer.from(line))}\n`)
 }
 
+/** What `--use` names. @throws (rejects) `UsageError` */
+export async function used(use: readonly string[] = []): Promise<Middleware[]> {
+  return use.length === 0 ? [] : (await import('./load.js')).loadUsed(use)
+}
+
 /**
  * Runs the proxy and sets `process.exitCode`: for the client on this process's stdin and stdout until it leaves or the
  * upstream ends, or for those on a port until a signal comes. The process is the command's: its stdout, its signals and its uncaught errors are taken.
@@ -49,7 +55,7 @@ export function say(text: string, secrets: readonly string[] = []): void {
  * a middleware's `start` throws, or Node, where a port cannot be had.
  */
 export async function serve(upstream: Upstream, options: ServeOptions): Promise<void> {
-  const { http, logLevel, secrets, reloadable } = options
+  const { http, logLevel = 'warn', secrets, reloadable } = options
   const log: Log = (at, text) => {
     if (levels.indexOf(at) <= levels.indexOf(logLevel)) say(text, secrets?.())
   }

@@ -121,6 +121,28 @@ export function parseUrl(text: string, label = '--url'): URL {
   throw new UsageError(`${label}: expected an http: or https: URL, got one with ${url.protocol}`)
 }
 
+/** How a server is reached that the command line names, and what must not be told of it. */
+export interface UrlFlags {
+  url?: string
+  header?: readonly string[]
+  headers?: readonly string[]
+  /** Seconds. */
+  timeout: string
+  /** Seconds. */
+  sseReadTimeout: string
+}
+
+export function parseServer(flags: UrlFlags, env: Variables) {
+  const { url: text, header = [], headers: pairs = [] } = flags
+  if (text === undefined) throw new UsageError('expected --url URL, got none')
+  const sent = [...pairs.flatMap((it) => parseHeaders(it)), ...header.map((it) => parseHeader(it, env))]
+  const headers: Record<string, string> = Object.fromEntries(sent)
+  const url = parseUrl(text)
+  const timeout = parseSeconds('--timeout', flags.timeout)
+  const sseReadTimeout = parseSeconds('--sse-read-timeout', flags.sseReadTimeout, { zero: true })
+  return { url, headers, timeout, sseReadTimeout }
+}
+
 /** A shorter text is left alone: it would take words out of the log that have nothing to do with it. */
 const SECRET_LENGTH = 6
 

@@ -48,6 +48,7 @@ const floors: Record<string, number> = {
   configuration: 7,
   reload: 7,
   help: 7,
+  rerun: 7,
   serve: 7,
   cli: 7,
 }
