@@ -117,7 +117,10 @@ export interface AuthOptions {
   local?: Identity
 }
 
-/** Adds `ctx.state.user`. */
+/**
+ * Adds `ctx.state.user`. What the server says by itself has it before this place only, since it comes from the other end:
+ * `ctx.session.principal` says there whom it is for.
+ */
 export interface Authenticated {
   user: User
 }
