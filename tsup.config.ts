@@ -19,7 +19,15 @@ function schema(): Schema {
   const stack = (definitions.ConfigFile as Schema).properties?.use as Schema
   const modules = { ...named, required: undefined, additionalProperties: true, minProperties: 1, maxProperties: 1 }
   stack.items = { anyOf: [{ type: 'string', examples: Object.keys(named.properties ?? {}) }, modules] }
+  for (const it of Object.values(definitions)) withoutProse(it as Schema)
   return { $schema: file.$schema, title: 'Open MCP Proxy', $ref: '#/definitions/ConfigFile', definitions }
+}
+
+/** A default that is told in words is no value that an editor could put in. */
+function withoutProse(definition: Schema): void {
+  for (const property of Object.values(definition.properties ?? {}) as Schema[]) {
+    if (typeof property.default === 'string' && property.type !== 'string') delete property.default
+  }
 }
 
 export default defineConfig({

@@ -40,7 +40,7 @@ export interface TraceOptions {
   arguments?: boolean
   /** Also record the results of tool calls that went well, as JSON text. They may hold secrets. @default false */
   results?: boolean
-  /** For code only. @default the provider that is registered with `@opentelemetry/api` when a request comes */
+  /** @hidden For code only. @default the provider that is registered with `@opentelemetry/api` when a request comes */
   tracerProvider?: TracerProvider
 }
 

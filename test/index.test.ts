@@ -50,7 +50,16 @@ it('open-mcp-proxy/testing', () => {
 it('open-mcp-proxy/middleware', () => {
   expect(Object.keys(middleware).sort()).toMatchInlineSnapshot(`
     [
+      "auth",
+      "authorize",
       "logger",
+      "metrics",
+      "readRecording",
+      "record",
+      "replay",
+      "rerun",
+      "toolFilter",
+      "trace",
     ]
   `)
 })

@@ -124,7 +124,9 @@ export class Face implements Listening {
     const principal = admission?.principal ?? (this.#token && 'token')
     if (principal === undefined && this.#demandsPrincipal) return unauthorized('Bearer')
     const authInfo = admission?.authInfo
-    return { request, response, principal, meta: authInfo === undefined ? { headers } : { headers, authInfo } }
+    const { remoteAddress } = request.socket
+    const meta = authInfo === undefined ? { headers, remoteAddress } : { headers, remoteAddress, authInfo }
+    return { request, response, principal, meta }
   }
 
   #health({ method }: IncomingMessage, response: ServerResponse): undefined {
