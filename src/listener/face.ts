@@ -119,7 +119,8 @@ export class Face implements Listening {
     }
     const admission = await this.#served.admit(headOf(request))
     if (admission && 'status' in admission) {
-      return { ...refused(admission.status, 'denied'), headers: { ...admission.headers } }
+      const reason = admission.status === 503 || admission.status === 429 ? 'overloaded' : 'denied'
+      return { ...refused(admission.status, reason), headers: { ...admission.headers } }
     }
     const principal = admission?.principal ?? (this.#token && 'token')
     if (principal === undefined && this.#demandsPrincipal) return unauthorized('Bearer')
