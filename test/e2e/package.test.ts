@@ -63,7 +63,9 @@ test('needs its dependencies, each of them, and nothing else', async () => {
   const needed = new Set<string>()
   for (const path of packed.filter((it) => it.startsWith('dist/'))) {
     const text = await readFile(join(root, path), 'utf8')
-    for (const [, name] of text.matchAll(/(?:^\} from |^(?:im|ex)port .* from |^import |\bimport\(|\(import\.meta\.url\)\()["']([^."'][^"']*)["']/gm)) {
+    for (const [, name] of text.matchAll(
+      /(?:^\} from |^(?:im|ex)port .* from |^import |\bimport\(|\(import\.meta\.url\)\()["']([^."'][^"']*)["']/gm,
+    )) {
       const [scope, rest] = (name as string).split('/')
       needed.add(scope?.startsWith('@') ? `${scope}/${rest}` : (scope as string))
     }
