@@ -120,8 +120,8 @@ function settingsOf(options: MetricsOptions): Settings {
   const check = (holds: boolean, expected: string, got: unknown) => {
     if (!holds) throw new TypeError(`metrics: expected ${expected}, got ${JSON.stringify(got) ?? typeof got}`)
   }
-  const isPort = port === false || (Number.isInteger(port) && port >= 0 && port < 65_536)
-  check(isPort, 'port from 0 to 65535, or false', port)
+  const isPort = Number.isInteger(port) && Number(port) >= 0 && Number(port) < 65_536
+  check(port === false || isPort, 'port from 0 to 65535, or false', port)
   check(isString(host) && host !== '', 'host, an address or a name', host)
   for (const [name, value] of Object.entries({ allowUnauthenticated, tools, defaultMetrics })) {
     check(typeof value === 'boolean', `${name} true or false`, value)
@@ -315,7 +315,6 @@ async function answer({ registry, settings }: Meter, request: IncomingMessage, r
 
 /** A page in a browser can make a name of its own mean this machine, but no address (DNS rebinding). */
 function isAllowed(header = '', { host, allowHosts }: Settings): boolean {
-  const url = `http://${header}`
-  const name = URL.canParse(url) ? new URL(url).hostname.replace(/^\[|\]$/g, '') : ''
+  const name = URL.canParse(`http://${header}`) ? new URL(`http://${header}`).hostname.replace(/^\[|\]$/g, '') : ''
   return isIP(name) > 0 || ['localhost', host, ...allowHosts].some((it) => it.toLowerCase() === name)
 }
