@@ -2,7 +2,8 @@ import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { type AddressInfo, isIP, isIPv4, isIPv6 } from 'node:net'
 import { isDeepStrictEqual } from 'node:util'
-import { type Application, type Context, type Definition, define, type Middleware, type Stats } from 'open-mcp-proxy'
+import type { Application, Context, Definition, Middleware, Next, Stats } from 'open-mcp-proxy'
+import { define, RpcError } from 'open-mcp-proxy'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry, register } from 'prom-client'
 
 export interface MetricsOptions {
@@ -24,10 +25,7 @@ export interface MetricsOptions {
    * @default [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
    */
   buckets?: number[]
-  /**
-   * Count and time calls by tool, too: the first 200 that gave a result, of names up to 128 characters; any other is
-   * `other`. @default false
-   */
+  /** Also by tool: the first 200 that gave a result, of up to 128 characters; others are `other`. @default false */
   tools?: boolean
   /** Also serve prom-client's global registry, with the metrics of the process in it. @default false */
   defaultMetrics?: boolean
@@ -99,15 +97,12 @@ export function metrics(options: MetricsOptions = {}): Metrics {
       close: () => leave(joined.pop()),
     },
     function metrics(ctx, next) {
-      if (ctx.kind === 'request') meter.opened(ctx)
-      else if (ctx.kind === 'notification') meter.came(ctx)
-      else {
-        // Looked at once it is on its way: nobody waits for that, and what is only read then needs no second look.
-        const sent = next()
-        meter.answered(ctx)
-        return sent
-      }
-      return next()
+      if (ctx.kind === 'request') return meter.opened(ctx, next)
+      // Looked at once it is on its way: nobody waits for that, and what is only read then needs no second look.
+      const sent = next()
+      meter.came(ctx)
+      if (ctx.kind === 'response') meter.answered(ctx)
+      return sent
     },
   )
   const observer = Object.assign(middleware, { registry: meter.registry, address: undefined as string | undefined })
@@ -196,7 +191,7 @@ class Meter {
     this.#messages.inc({ direction, kind, method: labelOf(method) })
   }
 
-  opened(ctx: Context): void {
+  opened(ctx: Context, next: Next): Promise<void> {
     this.came(ctx)
     const { direction, key, signal, name = '' } = ctx
     const method = labelOf(ctx.method)
@@ -215,10 +210,14 @@ class Meter {
     this.#inFlight.inc({ direction, method })
     if (signal.aborted) cancel()
     else signal.addEventListener('abort', cancel)
+    return next().catch((error: unknown) => {
+      // It was not delivered: no answer passes the last place of a line then.
+      if (!ctx.settled) settle('error', codeOf(error instanceof RpcError ? error.code : -32_603))
+      throw error
+    })
   }
 
   answered(ctx: Context): void {
-    this.came(ctx)
     const { request, error } = ctx
     const settle = request && this.#open.get(request.key)
     if (!settle) return

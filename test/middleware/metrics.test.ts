@@ -219,6 +219,43 @@ describe('a request has one outcome', () => {
     expect(values).not.toHaveProperty([`requests_total ${out} tools/call ok`])
   })
 
+  test('it cannot be delivered', async () => {
+    const observer = metrics({ port: false })
+    const app = createProxy().use(observer)
+    app.on('error', () => {})
+    const [client, server] = [new HandWire(), new HandWire()]
+    server.sending = () => Promise.reject(new Error('gone'))
+    app.connect(client, server)
+    client.say(call(1))
+    await vi.waitFor(() => expect(client.sent).toHaveLength(1))
+    const { code } = JSON.parse(client.sent[0] as string).error
+    expect(await valuesOf(observer.registry)).toEqual({
+      [`messages_total ${out} request tools/call`]: 1,
+      [`requests_total ${out} tools/call error ${code}`]: 1,
+      [`request_duration_seconds_count ${out} tools/call error`]: 1,
+    })
+    await app.close({ urgent: true })
+  })
+
+  test('it was delivered, whatever a middleware behind it throws then', async () => {
+    const app = createProxy()
+    const proxy = measured({}, app)
+    app.on('error', () => {})
+    proxy.use(
+      onRequest('tools/call', async (_, next) => {
+        await next()
+        throw new Error('too late')
+      }),
+    )
+    await proxy.fromClient(call(1))
+    expect(await proxy.values()).toMatchObject({ [over]: 1 })
+    await proxy.fromServer({ id: 1, result: {} })
+    const values = await proxy.values()
+    expect(Object.entries(values).filter(([it]) => /^requests_/.test(it))).toEqual([
+      [`requests_total ${out} tools/call ok`, 1],
+    ])
+  })
+
   test.each(['client', 'server'] as const)('the session ends: the %s leaves', async (side) => {
     const proxy = measured({}, createProxy({ drainTimeout: 0 }))
     await proxy.fromClient(call(1))
@@ -633,6 +670,7 @@ describe('another takes its place', () => {
     expect(await ask(url)).toMatchObject({ status: 200, body: await next.registry.metrics() })
     await app.close()
     await expect(ask(url)).rejects.toThrow('ECONNREFUSED')
+    expect(await valuesOf(next.registry)).toMatchObject({ dropped_messages_total: 1 })
   })
 
   test('a port of 0 stays what it was; another application gets its own', async () => {
@@ -660,6 +698,8 @@ describe('another takes its place', () => {
     expect((await ask(one.url)).body).toMatch(/^mcp_proxy_sessions 1$/m)
     await two.app.close({ urgent: true })
     await expect(ask(one.url)).rejects.toThrow('ECONNREFUSED')
+    const { url } = await started({ port })
+    expect((await ask(url)).body).not.toContain('tools/call')
   })
 
   test('two that start at once', async () => {
