@@ -1,6 +1,5 @@
 import { closeSync, createWriteStream, fstatSync, openSync, readSync, type WriteStream } from 'node:fs'
 import { resolve } from 'node:path'
-import { isDeepStrictEqual } from 'node:util'
 import {
   type Application,
   type Context,
@@ -8,6 +7,7 @@ import {
   define,
   glob,
   type Middleware,
+  rewriteText,
   type Session,
 } from 'open-mcp-proxy'
 
@@ -126,82 +126,10 @@ function linesOf(ctx: Context, sessions: Sessions, mask: Masker | undefined): st
   return lines
 }
 
-/** The message as it is here: what the middleware before this one changed is written anew, the rest has its bytes. */
-function textOf(ctx: Context): string {
-  const came: unknown = JSON.parse(ctx.raw)
-  // Its answer has the id under which it was sent on, where two requests of the same id are under way.
-  const isAlias = ctx.kind === 'response' && ctx.request?.id !== undefined && ctx.request.id !== ctx.id
-  return merged(ctx.raw, came, isAlias ? { ...ctx.message, id: ctx.request?.id } : ctx.message)
-}
-
-/** `text`, which holds `old`, with what is different in `now`. */
-function merged(text: string, old: unknown, now: unknown): string {
-  if (isDeepStrictEqual(old, now)) return text
-  if (!isObject(old) || !isObject(now)) return JSON.stringify(now)
-  const spans = new Map<string, string>()
-  for (const [key, start, end] of membersOf(text)) spans.set(key, text.slice(start, end))
-  const members = Object.entries(now).flatMap(([key, value]) => {
-    const before = spans.get(key)
-    if (value === undefined) return []
-    const part = before === undefined ? JSON.stringify(value) : merged(before, old[key], value)
-    return [`${JSON.stringify(key)}:${part}`]
-  })
-  return `{${members.join(',')}}`
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-// --- JSON text --------------------------------------------------------------------------------------------------
-
-/** Where the string that begins at `at` ends. */
-function stringEnd(text: string, at: number): number {
-  let end = text.indexOf('"', at + 1)
-  for (;;) {
-    let slashes = 0
-    while (text[end - 1 - slashes] === '\\') slashes++
-    if (slashes % 2 === 0) return end + 1
-    end = text.indexOf('"', end + 1)
-  }
-}
-
-const LITERAL = /[^\s,\]}]*/y
-const SPACE = /\s*/y
-
-function skip(pattern: RegExp, text: string, at: number): number {
-  pattern.lastIndex = at
-  pattern.test(text)
-  return pattern.lastIndex
-}
-
-/** The members of the object that a text is: key, start and end of the value. */
-function membersOf(text: string): [key: string, start: number, end: number][] {
-  const found: [string, number, number][] = []
-  let depth = 0
-  let key = ''
-  let start = 0
-  for (let at = 0; at < text.length; ) {
-    const char = text[at]
-    if (char === '"') {
-      const end = stringEnd(text, at)
-      const colon = skip(SPACE, text, end)
-      if (depth === 1 && start === 0 && text[colon] === ':') {
-        key = JSON.parse(text.slice(at, end)) as string
-        start = skip(SPACE, text, colon + 1)
-        at = start
-      } else at = end
-      continue
-    }
-    if (char === '{' || char === '[') depth++
-    if (char === '}' || char === ']') depth--
-    if (start > 0 && ((depth === 1 && char === ',') || depth === 0)) {
-      found.push([key, start, at])
-      start = 0
-    }
-    at++
-  }
-  return found
+/** Its answer has the id under which it was sent on, where two requests of the same id are under way. */
+function textOf({ kind, id, request, text }: Context): string {
+  const isAlias = kind === 'response' && request?.id !== undefined && request.id !== id
+  return isAlias ? rewriteText(text, { ...JSON.parse(text), id: request.id }) : text
 }
 
 // --- secrets ----------------------------------------------------------------------------------------------------
@@ -248,51 +176,30 @@ class Masker {
 
   /** A JSON text without what looks like a secret; the rest of it keeps its bytes. */
   masked(text: string): string {
-    const parts: string[] = []
-    let kept = 0
-    const put = (start: number, end: number, part: string) => {
-      parts.push(text.slice(kept, start), part)
-      kept = end
-    }
-    this.#walk(text, skip(SPACE, text, 0), false, put)
-    return kept === 0 ? text : parts.join('') + text.slice(kept)
+    const value: unknown = JSON.parse(text)
+    const masked = this.#value(value, false)
+    return masked === value ? text : rewriteText(text, masked)
   }
 
-  /** Gives the end of the value at `at`. */
-  #walk(text: string, at: number, isSchema: boolean, put: (start: number, end: number, part: string) => void): number {
-    const open = text[at]
-    if (open === '"') {
-      const end = stringEnd(text, at)
-      const part = this.#text(text.slice(at, end))
-      if (part !== undefined) put(at, end, part)
-      return end
-    }
-    if (open !== '{' && open !== '[') return skip(LITERAL, text, at)
-    let next = skip(SPACE, text, at + 1)
-    while (text[next] !== '}' && text[next] !== ']') {
-      let key: string | undefined
-      if (open === '{') {
-        const end = stringEnd(text, next)
-        key = JSON.parse(text.slice(next, end)) as string
-        next = skip(SPACE, text, skip(SPACE, text, end) + 1)
-      }
-      const isSecret = key !== undefined && !isSchema && this.#isSecret(key.replace(/[-./\s]/g, '_').toLowerCase())
-      const end = this.#walk(text, next, isSchema || SCHEMAS.has(key ?? ''), isSecret ? () => {} : put)
-      if (isSecret && !/^(?:null|true|false|"")$/.test(text.slice(next, Math.min(end, next + 6)))) {
-        put(next, end, JSON.stringify(MASK))
-      }
-      next = skip(SPACE, text, end)
-      if (text[next] === ',') next = skip(SPACE, text, next + 1)
-    }
-    return next + 1
+  /** The very value where there is no secret in it. */
+  #value(value: unknown, isSchema: boolean): unknown {
+    if (typeof value === 'string') return this.#text(value)
+    if (typeof value !== 'object' || value === null) return value
+    const entries = Object.entries(value).map(([key, it]) => [key, this.#member(key, it, isSchema)] as const)
+    if (entries.every(([key, it]) => it === (value as Record<string, unknown>)[key])) return value
+    return Array.isArray(value) ? entries.map(([, it]) => it) : Object.fromEntries(entries)
   }
 
-  /** A string without secrets; undefined where it holds none. A text that is JSON itself is looked into. */
-  #text(token: string): string | undefined {
-    const text = token.includes('\\') ? (JSON.parse(token) as string) : token.slice(1, -1)
+  #member(key: string, value: unknown, isSchema: boolean): unknown {
+    const isSecret = !isSchema && this.#isSecret(key.replace(/[-./\s]/g, '_').toLowerCase())
+    if (!isSecret) return this.#value(value, isSchema || SCHEMAS.has(key))
+    return value === null || typeof value === 'boolean' || value === '' ? value : MASK
+  }
+
+  /** A text that is JSON itself is looked into. */
+  #text(text: string): string {
     const inner = /^\s*[[{]/.test(text) && isJson(text) ? this.masked(text) : text
-    const masked = inner.replace(TOKENS, MASK)
-    return masked === text ? undefined : JSON.stringify(masked)
+    return inner.replace(TOKENS, MASK)
   }
 }
 

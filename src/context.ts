@@ -170,6 +170,11 @@ export class Context<State extends object = object> {
     return this.#transit.origin.text
   }
 
+  /** The text as it came to this place: what the middleware before it changed is in it. */
+  get text(): string {
+    return this.#arrived.text
+  }
+
   get direction(): Direction {
     return this.#transit.direction
   }

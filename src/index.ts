@@ -57,6 +57,7 @@ export {
   type StoredEvent,
 } from './listener/store.js'
 export { type Methods, onExchange, onNotification, onRequest, onResponse } from './match.js'
+export { rewriteText } from './rewrite.js'
 export type { CallOptions, Ending, Session, Side } from './session.js'
 export {
   type CommandUpstream,

@@ -14,6 +14,8 @@ export interface Reference {
   readonly options?: unknown
 }
 
+/** Of the shelf, but no middleware. */
+const UPSTREAM = 'replay'
 const CONDITIONS = new Set(['node', 'import'])
 const HERE = new URL(import.meta.url)
 
@@ -122,7 +124,7 @@ async function resolve(module: string, directory: string, label: string): Promis
     return moduleResolve(specifier, pathToFileURL(join(directory, 'from-here.js')), CONDITIONS)
   } catch {
     const wanted = bare
-      ? `one of the shelf (${(await shelf()).join(', ')}), a path (./${module}.js) or a package's module`
+      ? `one of the shelf (${(await shelf()).filter((it) => it !== UPSTREAM).join(', ')}), a path (./${module}.js) or a package's module`
       : `a module ${isAbsolute(module) ? 'there' : `in ${directory} (a path begins with ./, ../ or /)`}`
     throw new UsageError(`${label}: expected ${wanted}, found none`)
   }

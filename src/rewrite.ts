@@ -33,6 +33,18 @@ export function rewrite(frame: Uint8Array, value: unknown, origins: Origins = no
   return spliced(bytes, edits)
 }
 
+/**
+ * A JSON text, changed so that it says `value`. What did not change keeps its bytes: numbers that JavaScript cannot hold,
+ * escapes, white space, duplicate keys, the order of members.
+ *
+ * @param text what `JSON.parse` takes, nested no deeper than a message may be
+ * @throws `TypeError` where `JSON.stringify` throws it, and for an undefined value
+ * @example rewriteText('{"a":1.0,"b":"secret"}', { a: 1, b: '***' }) // '{"a":1.0,"b":"***"}'
+ */
+export function rewriteText(text: string, value: unknown): string {
+  return rewrite(Buffer.from(text), value)?.toString() ?? text
+}
+
 /** The place of objects in the arrays that they were parsed from. */
 export type Origins = ReadonlyMap<unknown, number>
 

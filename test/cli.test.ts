@@ -192,7 +192,7 @@ describe('usage errors are one line, exit code 2', () => {
     ],
     [
       ['stdio', '--use', 'nope', 'cat'],
-      "--use nope: expected one of the shelf (logger), a path (./nope.js) or a package's module, found none",
+      "--use nope: expected one of the shelf (audit, auth, authorize, logger, metrics, record, toolFilter, trace), a path (./nope.js) or a package's module, found none",
     ],
     [['stdio', '--use', '/no/such.js', 'cat'], '--use /no/such.js: expected a module there, found none'],
     ...['x', '70000', ':3000', '::1:3000', 'a b:-1', ''].map((text): [string[], string] => [

@@ -95,6 +95,54 @@ test.each([
   )
 })
 
+test('in-process', async () => {
+  expect(await run('in-process')).toEqual({
+    stdout: "{\n  counts: [ '1', '2', '1', '3' ],\n  refusal: 'MCP error -31006: Not here'\n}\n",
+    stderr: '',
+  })
+})
+
+test('jwt-gateway', async () => {
+  const { stdout, stderr } = await run('jwt-gateway')
+  expect(stdout.split('\n')).toEqual([
+    'without a token: 401 Bearer scope="tools", resource_metadata="https://tools.example.com/.well-known/oauth-protected-resource/mcp"',
+    'ada calls echo',
+    "echo: [ { type: 'text', text: 'Echo: with a token' } ]",
+    '',
+  ])
+  expect(withoutTimes(stderr)).toContain('← tools/call echo #1 ok')
+})
+
+test('record-and-replay', async () => {
+  expect(await run('record-and-replay')).toEqual({
+    stdout: [
+      "replayed: [ { type: 'text', text: 'Hello' } ]",
+      "tools/call greet result.content[0].text { expected: 'Hello', came: 'Good day' }",
+      '',
+    ].join('\n'),
+    stderr: '',
+  })
+})
+
+test('production', async () => {
+  const { stdout } = await run('production')
+  expect(stdout.split('\n')).toEqual([
+    'a stranger: 401 Bearer',
+    'ada: {',
+    expect.stringMatching(/^ {2}tools: \d+,$/),
+    "  add: 'The sum of 19 and 23 is 42.',",
+    "  env: 'MCP error -32602: Unknown tool: get-env'",
+    '}',
+    'bob: {',
+    '  tools: 1,',
+    "  add: 'MCP error -31006: Denied: no permission to use this tool',",
+    "  env: 'MCP error -32602: Unknown tool: get-env'",
+    '}',
+    "audit: true [ 'ada', 'bob' ]",
+    '',
+  ])
+})
+
 test('each example is run here', async () => {
   const files = await readdir(join(root, 'examples'))
   expect(files.sort()).toEqual([
@@ -103,6 +151,13 @@ test('each example is run here', async () => {
     'demo.ts',
     'express.ts',
     'fastify.ts',
+    'in-process.ts',
+    'jwt-gateway.ts',
+    // Packed, installed and run by test/e2e/own-middleware.test.ts.
+    'own-middleware',
+    'production',
+    'production.ts',
+    'record-and-replay.ts',
     'rewrite-tools.ts',
     'test-a-middleware.ts',
     'test-with-node.test.ts',

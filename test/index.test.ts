@@ -24,6 +24,7 @@ it('open-mcp-proxy', () => {
       "onRequest",
       "onResponse",
       "proxyError",
+      "rewriteText",
       "sse",
       "stdio",
       "stdioListener",

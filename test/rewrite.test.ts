@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it, test } from 'vitest'
-import { originsOf, rewrite } from '../src/rewrite.js'
+import { originsOf, rewrite, rewriteText } from '../src/rewrite.js'
 import { corpus } from './fixtures/corpus.js'
 
 const bytes = (text: string) => Buffer.from(text)
@@ -302,5 +302,16 @@ describe('elements that were moved and changed', () => {
       }),
       { numRuns: 500 },
     )
+  })
+})
+
+describe('rewriteText', () => {
+  test.each([
+    ['{"a":1.0,"b":"secret"}', { a: 1, b: '***' }, '{"a":1.0,"b":"***"}'],
+    [' { "n" : 1e400 } ', { n: Number.POSITIVE_INFINITY }, ' { "n" : 1e400 } '],
+    ['{"t":"a","t":"b"}', { t: '***' }, '{"t":"***"}'],
+    ['"é"', 'e', '"e"'],
+  ])('%s', (text, value, written) => {
+    expect(rewriteText(text, value)).toBe(written)
   })
 })

@@ -243,3 +243,20 @@ describe('after next()', () => {
     expect(errors).toEqual(Array(3).fill('the message was handed on already: change it before next()'))
   })
 })
+
+it('ctx.text is the text as it came to a place, ctx.raw as it came to the proxy', async () => {
+  const seen: [string, string][] = []
+  const note: Middleware = (ctx, next) => {
+    seen.push([ctx.text, ctx.raw])
+    return next()
+  }
+  const rename: Middleware = (ctx, next) => {
+    if (ctx.params) ctx.params.name = 'b'
+    return next()
+  }
+  await through([note, rename, note], odd)
+  expect(seen).toEqual([
+    [odd, odd],
+    [odd.replace('"name":"a"', '"name":"b"'), odd],
+  ])
+})

@@ -300,7 +300,7 @@ describe('sums are what was called', () => {
 })
 
 test('hostile names of tools come out as they went in', async () => {
-  const port = await measured(upstreams['server-everything, stdio'](), { tools: true, labels: { zone: '"\\\n' } })
+  const port = await measured(upstreams['server-everything, stdio'](), { tools: true })
   const session = await openSession(port.http.http)
   const names = [
     'echo',
@@ -323,7 +323,6 @@ test('hostile names of tools come out as they went in', async () => {
     ' ok': 1,
     ...Object.fromEntries(names.map((it) => [`${it} ${it === 'echo' ? 'ok' : 'tool_error'}`, 1])),
   })
-  for (const { samples: all } of families) for (const { labels } of all) expect(labels.zone).toBe('"\\\n')
   await session.leave()
 })
 

@@ -1,7 +1,7 @@
 import { getEventListeners, once } from 'node:events'
 import { request as httpRequest } from 'node:http'
 import { createServer, type Socket, connect as tcp } from 'node:net'
-import { Counter, Registry } from 'prom-client'
+import { Counter, type Registry, register } from 'prom-client'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { type MetricsOptions, metrics } from '../../middleware/metrics.js'
 import { type Application, createProxy, onExchange, onRequest, onResponse, proxyError } from '../../src/index.js'
@@ -29,11 +29,11 @@ interface Value {
   value: number
 }
 
-/** A proxy whose metrics are in a registry of the test's. */
+/** A proxy whose metrics nobody serves. */
 function measured(options: MetricsOptions = {}, app: Application = createProxy()) {
-  const registry = options.registry ?? new Registry()
-  const proxy = testProxy(app.use(metrics({ ...options, registry })))
-  return { ...proxy, registry, values: () => valuesOf(registry) }
+  const observer = metrics({ port: false, ...options })
+  const { registry } = observer
+  return { ...testProxy(app.use(observer)), registry, values: () => valuesOf(registry) }
 }
 
 const call = (id: string | number, name = 'add') => ({ id, method: 'tools/call', params: { name, arguments: {} } })
@@ -219,6 +219,43 @@ describe('a request has one outcome', () => {
     expect(values).not.toHaveProperty([`requests_total ${out} tools/call ok`])
   })
 
+  test('it cannot be delivered', async () => {
+    const observer = metrics({ port: false })
+    const app = createProxy().use(observer)
+    app.on('error', () => {})
+    const [client, server] = [new HandWire(), new HandWire()]
+    server.sending = () => Promise.reject(new Error('gone'))
+    app.connect(client, server)
+    client.say(call(1))
+    await vi.waitFor(() => expect(client.sent).toHaveLength(1))
+    const { code } = JSON.parse(client.sent[0] as string).error
+    expect(await valuesOf(observer.registry)).toEqual({
+      [`messages_total ${out} request tools/call`]: 1,
+      [`requests_total ${out} tools/call error ${code}`]: 1,
+      [`request_duration_seconds_count ${out} tools/call error`]: 1,
+    })
+    await app.close({ urgent: true })
+  })
+
+  test('it was delivered, whatever a middleware behind it throws then', async () => {
+    const app = createProxy()
+    const proxy = measured({}, app)
+    app.on('error', () => {})
+    proxy.use(
+      onRequest('tools/call', async (_, next) => {
+        await next()
+        throw new Error('too late')
+      }),
+    )
+    await proxy.fromClient(call(1))
+    expect(await proxy.values()).toMatchObject({ [over]: 1 })
+    await proxy.fromServer({ id: 1, result: {} })
+    const values = await proxy.values()
+    expect(Object.entries(values).filter(([it]) => /^requests_/.test(it))).toEqual([
+      [`requests_total ${out} tools/call ok`, 1],
+    ])
+  })
+
   test.each(['client', 'server'] as const)('the session ends: the %s leaves', async (side) => {
     const proxy = measured({}, createProxy({ drainTimeout: 0 }))
     await proxy.fromClient(call(1))
@@ -257,8 +294,7 @@ describe('a request has one outcome', () => {
   })
 
   test('a second answer is a message, and no outcome', async () => {
-    const registry = new Registry()
-    const one = metrics({ registry })
+    const one = metrics({ port: false })
     const request = testContext(call(1))
     await one(request.ctx, request.next)
     for (let times = 0; times < 2; times++) {
@@ -266,7 +302,7 @@ describe('a request has one outcome', () => {
       await one(response.ctx, response.next)
     }
     request.abort()
-    expect(await valuesOf(registry)).toEqual({
+    expect(await valuesOf(one.registry)).toEqual({
       [`messages_total ${out} request tools/call`]: 1,
       [`messages_total ${back} response tools/call`]: 2,
       [`requests_total ${out} tools/call ok`]: 1,
@@ -275,11 +311,11 @@ describe('a request has one outcome', () => {
   })
 
   test('a request that was cancelled before it came', async () => {
-    const registry = new Registry()
+    const one = metrics({ port: false })
     const { ctx, next, abort } = testContext(call(1))
     abort()
-    await metrics({ registry })(ctx, next)
-    expect(await valuesOf(registry)).toEqual({
+    await one(ctx, next)
+    expect(await valuesOf(one.registry)).toEqual({
       [`messages_total ${out} request tools/call`]: 1,
       [`request_duration_seconds_count ${out} tools/call cancelled`]: 1,
       ...cancelled,
@@ -388,66 +424,18 @@ describe('options', () => {
     [{ allowHosts: [1] }, 'allowHosts, an array of names, got [1]'],
     [{ path: 'metrics' }, 'path that begins with / and has no query, got "metrics"'],
     [{ path: '/a?b' }, 'path that begins with / and has no query, got "/a?b"'],
-    [{ labels: [] }, 'labels, an object, got []'],
-    [{ labels: null }, 'labels, an object, got null'],
-    [{ labels: { a: 1 } }, 'label "a" to be a string, got 1'],
-    [{ labels: { le: 'x' } }, /^metrics: expected names of labels .*, got "le"$/],
-    [{ labels: { method: 'x' } }, /^metrics: expected names of labels .*, got "method"$/],
-    [{ labels: { 'a-b': 'x' } }, /^metrics: expected names of labels .*, got "a-b"$/],
-    [{ labels: JSON.parse('{"__proto__":"x"}') }, /^metrics: expected names of labels .*, got "__proto__"$/],
     [{ buckets: [] }, 'buckets, rising seconds, got []'],
     [{ buckets: [1, 1] }, 'buckets, rising seconds, got [1,1]'],
     [{ buckets: [0] }, 'buckets, rising seconds, got [0]'],
     [{ buckets: [1, Number.POSITIVE_INFINITY] }, 'buckets, rising seconds, got [1,null]'],
     [{ buckets: ['1'] }, 'buckets, rising seconds, got ["1"]'],
-    [{ registry: {} }, `registry, one of prom-client's, got "object"`],
-    [{ registry: new Registry(), defaultMetrics: true }, 'defaultMetrics or registry, got "both"'],
   ])('%j is refused', (options, text) => {
-    const expected = typeof text === 'string' ? `metrics: expected ${text}` : text
-    expect(() => metrics(options as never)).toThrow(TypeError)
-    expect(() => metrics(options as never)).toThrow(expected)
+    expect(() => metrics(options as never)).toThrow(new TypeError(`metrics: expected ${text}`))
   })
 
   test('it observes', () => {
     const { role, name } = metrics()
     expect({ role, name }).toEqual({ role: 'observe', name: 'metrics' })
-  })
-
-  test('labels are on every series of its own, and on no other of the registry', async () => {
-    const registry = new Registry()
-    const mine = new Counter({ name: 'mine_total', help: 'Mine.', registers: [registry] })
-    mine.inc()
-    const app = createProxy()
-    const proxy = measured({ registry, labels: { zone: 'eu "1"\\\n' } }, app)
-    await proxy.fromClient(call(1))
-    await proxy.fromServer({ id: 1, result: {} })
-    const lines = (await registry.metrics()).split('\n').filter((it) => it !== '' && !it.startsWith('#'))
-    for (const line of lines) {
-      if (line.startsWith('mine_total')) expect(line).toBe('mine_total 1')
-      else expect(line).toContain(String.raw`zone="eu \"1\"\\\n"`)
-    }
-  })
-
-  test('one registry may have them several times: with the same shape, labels with values of their own', async () => {
-    const registry = new Registry()
-    const outer = measured({ registry, labels: { place: 'outer' } })
-    const inner = measured({ registry, labels: { place: 'inner' } })
-    const same = measured({ registry, labels: { place: 'inner' } })
-    for (const proxy of [outer, inner, same]) await proxy.fromClient(call(1))
-    expect(await valuesOf(registry)).toMatchObject({
-      [`messages_total ${out} request tools/call outer`]: 1,
-      [`messages_total ${out} request tools/call inner`]: 2,
-      [`requests_in_flight ${out} tools/call outer`]: 1,
-      [`requests_in_flight ${out} tools/call inner`]: 2,
-    })
-    const sorted = measured({ labels: { a: '1', b: '2' } })
-    const turned = measured({ registry: sorted.registry, labels: { b: '2', a: '1' } })
-    for (const proxy of [sorted, turned]) await proxy.fromClient(call(1))
-    expect(await sorted.registry.metrics()).toContain('method="tools/call",a="1",b="2"} 2\n')
-    const text = 'metrics: expected the buckets, tools and names of labels that the registry has them with already'
-    for (const options of [{}, { labels: { place: 'outer' }, tools: true }, { labels: { place: 'a' }, buckets: [1] }]) {
-      expect(() => metrics({ registry, ...options })).toThrow(new TypeError(text))
-    }
   })
 })
 
@@ -518,7 +506,16 @@ describe('its own port', () => {
     const { url } = await started({ port: 0, allowHosts: ['Metrics.lan'] })
     const good = ['localhost', 'LOCALHOST:1', '127.0.0.1', '127.0.0.1:9464', '[::1]:5', '10.1.2.3:80', 'metrics.lan:9']
     for (const host of good) expect((await ask(url, host)).status, host).toBe(200)
-    const bad = ['evil.example', 'evil.example:9464', '127.0.0.1.evil.example', 'localhost@evil', '[x]', '1.2.3']
+    const bad = [
+      'evil.example',
+      'evil.example:9464',
+      '127.0.0.1.evil.example',
+      'localhost@evil',
+      '[x]',
+      '1.2.x',
+      '@',
+      '127.0.0.1:x',
+    ]
     for (const host of bad) expect((await ask(url, host)).status, host).toBe(403)
   })
 
@@ -564,35 +561,51 @@ describe('its own port', () => {
     await expect(ask(url)).rejects.toThrow('ECONNREFUSED')
   })
 
-  test('no port is opened beside a registry, unless asked for', async () => {
-    const registry = new Registry()
-    const { url } = await started({ registry })
+  test('none is opened where none is wanted; code serves what is counted', async () => {
+    const { all, url } = await started({ port: false })
     expect(url).toBeUndefined()
-    const { url: both } = await started({ registry, port: 0 })
-    expect(await (await fetch(both)).text()).toBe(await registry.metrics())
-    expect((await started({ port: false })).url).toBeUndefined()
+    expect(await all[0]?.registry.metrics()).toMatch(/^mcp_proxy_sessions 0$/m)
   })
 
-  test('also the metrics of the process', async () => {
+  test('code may add metrics of its own', async () => {
+    const { all, url } = await started({ port: 0 })
+    new Counter({ name: 'mine_total', help: 'Mine.', registers: [all[0]?.registry as Registry] }).inc()
+    expect((await ask(url)).body).toMatch(/^mine_total 1$/m)
+  })
+
+  test('also the metrics of the process, and what else is in the global registry', async () => {
     const { url } = await started({ port: 0, defaultMetrics: true })
-    const text = await (await fetch(url)).text()
-    expect(text).toMatch(/^process_cpu_seconds_total \d/m)
-    expect(text).toMatch(/^mcp_proxy_sessions 0$/m)
+    const mine = new Counter({ name: 'mine_total', help: 'Mine.' })
+    closing.push(() => register.removeSingleMetric('mine_total'))
+    mine.inc()
     const { url: other } = await started({ port: 0, defaultMetrics: true })
-    expect(await (await fetch(other)).text()).toMatch(/^process_cpu_seconds_total \d/m)
+    for (const it of [url, other]) {
+      const text = await (await fetch(it)).text()
+      expect(text).toMatch(/^process_cpu_seconds_total \d/m)
+      expect(text).toMatch(/^mcp_proxy_sessions 0$/m)
+      expect(text).toMatch(/^mine_total 1$/m)
+    }
+    expect((await ask((await started({ port: 0 })).url)).body).not.toMatch(/process_cpu|mine_total/)
   })
 
   test('what fails is not told', async () => {
-    const registry = new Registry()
-    const { url } = await started({ registry, port: 0 })
+    const { all, url } = await started({ port: 0 })
     new Counter({
       name: 'bad_total',
       help: 'x',
-      registers: [registry],
+      registers: [all[0]?.registry as Registry],
       collect() {
         throw new Error('s3cret')
       },
     })
+    expect(await ask(url)).toMatchObject({ status: 500, body: '' })
+  })
+
+  test('a global registry of another format is an error of the scrape', async () => {
+    const { url } = await started({ port: 0, defaultMetrics: true })
+    const { contentType } = register
+    closing.push(() => register.setContentType(contentType as never))
+    register.setContentType('application/openmetrics-text; version=1.0.0; charset=utf-8' as never)
     expect(await ask(url)).toMatchObject({ status: 500, body: '' })
   })
 })
@@ -657,6 +670,7 @@ describe('another takes its place', () => {
     expect(await ask(url)).toMatchObject({ status: 200, body: await next.registry.metrics() })
     await app.close()
     await expect(ask(url)).rejects.toThrow('ECONNREFUSED')
+    expect(await valuesOf(next.registry)).toMatchObject({ dropped_messages_total: 1 })
   })
 
   test('a port of 0 stays what it was; another application gets its own', async () => {
@@ -684,6 +698,8 @@ describe('another takes its place', () => {
     expect((await ask(one.url)).body).toMatch(/^mcp_proxy_sessions 1$/m)
     await two.app.close({ urgent: true })
     await expect(ask(one.url)).rejects.toThrow('ECONNREFUSED')
+    const { url } = await started({ port })
+    expect((await ask(url)).body).not.toContain('tools/call')
   })
 
   test('two that start at once', async () => {
@@ -692,31 +708,13 @@ describe('another takes its place', () => {
     expect(two.url).toBe(one.url)
   })
 
-  test.each([
-    { buckets: [1] },
-    { tools: true },
-    { labels: { a: 'b' } },
-    { path: '/' },
-    { allowHosts: ['a'] },
-    { defaultMetrics: true },
-    { registry: new Registry() },
-  ])('with other options it does not start, and the old one goes on: %j', async (options) => {
-    const { app, url } = await started({ port: 0 })
-    const text =
-      'metrics: port 0 on 127.0.0.1 is served already with another registry, path, allowHosts, defaultMetrics, ' +
-      'buckets, tools or names of labels'
-    await expect(app.replace(metrics({ port: 0, ...options }))).rejects.toThrow(new Error(text))
-    expect((await ask(url)).status).toBe(200)
-  })
-
-  test('labels may have other values', async () => {
-    const { app } = await started({ port: 0, labels: { version: '1' } })
-    const next = metrics({ port: 0, labels: { version: '2' } })
-    await testProxy(app).fromServer({ id: 'nobody asked', result: {} })
-    await app.replace(next)
-    await testProxy(app).fromClient(call(1))
-    const values = await valuesOf(next.registry)
-    expect(values).toMatchObject({ [`messages_total ${out} request tools/call 2`]: 1 })
-    expect((values['dropped_messages_total 1'] ?? 0) + (values['dropped_messages_total 2'] ?? 0)).toBe(1)
-  })
+  test.each([{ buckets: [1] }, { tools: true }, { path: '/' }, { allowHosts: ['a'] }, { defaultMetrics: true }])(
+    'with other options it does not start, and the old one goes on: %j',
+    async (options) => {
+      const { app, url } = await started({ port: 0 })
+      const text = 'metrics: port 0 on 127.0.0.1 is served already with other options; a restart changes them'
+      await expect(app.replace(metrics({ port: 0, ...options }))).rejects.toThrow(new Error(text))
+      expect((await ask(url)).status).toBe(200)
+    },
+  )
 })
