@@ -7,7 +7,7 @@ import {
   authorize,
 } from '../../middleware/authorize.js'
 import { createProxy, type Middleware } from '../../src/index.js'
-import { modern, testContext, testProxy, type Written } from '../../src/testing.js'
+import { modern, request, testContext, testProxy, type Written } from '../../src/testing.js'
 import { joined, turnOfLoop } from '../fixtures/played.js'
 
 const jsonrpc = '2.0'
@@ -259,7 +259,7 @@ describe('a call that names nothing is refused, whatever the default', () => {
 
   test('but for a method that 2026-07-28 has no more: the server says so', async () => {
     const { fromClient } = proxied(allowing({ resources: ['ok'] }))
-    const subscribe = (params: object) => ({ id: 1, method: 'resources/subscribe', params })
+    const subscribe = (params: object) => request<string>(1, 'resources/subscribe', { ...params })
     expect(await fromClient(subscribe({}))).toEqual(refused(1, 'resource'))
     for (const params of [{}, { name: 'rm' }, { uri: 'ok' }]) {
       const message = modern(subscribe(params))

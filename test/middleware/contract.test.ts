@@ -5,7 +5,6 @@ import { join } from 'node:path'
 import { BasicTracerProvider } from '@opentelemetry/sdk-trace-base'
 import { auth, authorize, logger, metrics, record, toolFilter, trace } from 'open-mcp-proxy/middleware'
 import { type ContractOptions, contract, type MakeStack } from 'open-mcp-proxy/testing'
-import { Registry } from 'prom-client'
 import { afterAll, describe, test } from 'vitest'
 
 const directory = mkdtempSync(join(tmpdir(), 'omproxy-contract-'))
@@ -52,7 +51,7 @@ describe.each<[string, MakeStack, ContractOptions?]>([
   ['toolFilter, that renames', () => toolFilter({ rename: { contract: 'new' }, prefix: 'a_' }), renamed],
   ['toolFilter, that hides', () => toolFilter({ allow: ['other'] })],
   ['metrics, on a port', () => metrics({ port: 0, tools: true })],
-  ['metrics, in a registry', () => metrics({ registry: new Registry() })],
+  ['metrics, without calls by tool', () => metrics({ port: 0 })],
   ['trace, without a provider', () => trace()],
   ['trace, with one', () => trace({ tracerProvider, arguments: true, results: true }), { rewrites: true }],
   ['record, to a file', () => record({ file: at('record.jsonl') })],
