@@ -156,7 +156,7 @@ const uses = new Map<string, (ctx: Context) => Names>([
   ['tools/call', (ctx) => [['tool', toolOf(ctx)]]],
   ['prompts/get', (ctx) => [['prompt', memberOf(ctx.params, 'name')]]],
   ['resources/read', resourceOf],
-  ['resources/subscribe', resourceOf],
+  ['resources/subscribe', subscriptionOf],
   ['resources/directory/read', resourceOf],
   ['skills/get', resourceOf],
   ['completion/complete', referenceOf],
@@ -166,6 +166,12 @@ const uses = new Map<string, (ctx: Context) => Names>([
 /** `ctx.name` would be a `uri` where there is no `name` that is a string: only without one the call needs no parsing. */
 function toolOf(ctx: Context): unknown {
   return /"uri"|\\u/.test(ctx.raw) ? memberOf(ctx.params, 'name') : ctx.name
+}
+
+/** 2026-07-28 has no such method, and it is for the server to say so (basic/transports: 404, -32601). */
+function subscriptionOf(ctx: Context): Names {
+  const names = resourceOf(ctx)
+  return ctx.session.era === 'modern' && names[0]?.[1] === undefined ? [] : names
 }
 
 function referenceOf(ctx: Context): Names {

@@ -1,6 +1,11 @@
-import { expect, test } from 'vitest'
+import { mkdtempSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, expect, test } from 'vitest'
 import { gone, omproxy, path, stop } from '../fixtures/command.js'
 import { asServer, expected, type Version } from '../fixtures/conformance.js'
+import { asOptions, firstHalf, TOKEN } from '../fixtures/first-half.js'
 import { startTarget, target } from '../fixtures/servers.js'
 
 const suites: Record<string, { version: Version; args: string[] }> = {
@@ -20,11 +25,18 @@ const read = ['head', 'whole', 'head', 'whole', 'whole'].flatMap((it) => [
   `${path('../fixtures/middleware.mjs')}#${it}`,
 ])
 
+const directory = mkdtempSync(join(tmpdir(), 'omproxy-conformance-'))
+afterAll(() => rm(directory, { recursive: true, force: true }))
+
+/** The suites have no token: the proxy in front does. */
+const guarded = [asOptions(firstHalf(directory)), ['--header', `Authorization: Bearer ${TOKEN}`]]
+
 const setUps: Record<string, SetUp> = {
   HTTP: { upstream: 'http', proxies: [[]] },
   stdio: { upstream: 'stdio', proxies: [[]] },
   'HTTP, with five middleware that read': { upstream: 'http', proxies: [read] },
   'stdio, behind two proxies': { upstream: 'stdio', proxies: [[], []] },
+  'HTTP, behind all that watches and decides': { upstream: 'http', proxies: guarded },
 }
 
 const listens = /http:\/\/[^\s/]+:(\d+)\/mcp/

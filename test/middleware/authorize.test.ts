@@ -7,7 +7,7 @@ import {
   authorize,
 } from '../../middleware/authorize.js'
 import { createProxy, type Middleware } from '../../src/index.js'
-import { testContext, testProxy, type Written } from '../../src/testing.js'
+import { modern, request, testContext, testProxy, type Written } from '../../src/testing.js'
 import { joined, turnOfLoop } from '../fixtures/played.js'
 
 const jsonrpc = '2.0'
@@ -254,6 +254,20 @@ describe('a call that names nothing is refused, whatever the default', () => {
     for (const params of [undefined, null, [], ['rm'], 'rm', 5, { __proto__: null, name2: 'rm' }]) {
       const message = { id: 1, method: 'tools/call', params: params as object }
       expect(await proxied(policy).fromClient(message)).toEqual(refused(1, 'tool'))
+    }
+  })
+
+  test('but for a method that 2026-07-28 has no more: the server says so', async () => {
+    const { fromClient } = proxied(allowing({ resources: ['ok'] }))
+    const subscribe = (params: object) => request<string>(1, 'resources/subscribe', { ...params })
+    expect(await fromClient(subscribe({}))).toEqual(refused(1, 'resource'))
+    for (const params of [{}, { name: 'rm' }, { uri: 'ok' }]) {
+      const message = modern(subscribe(params))
+      expect(await proxied(allowing({ resources: ['ok'] })).fromClient(message)).toEqual(passed(message))
+    }
+    for (const uri of ['rm', null, 5, ['ok']]) {
+      const message = modern(subscribe({ uri }))
+      expect(await proxied(allowing({ resources: ['ok'] })).fromClient(message)).toEqual(refused(1, 'resource'))
     }
   })
 
