@@ -901,10 +901,7 @@ function ignoring(patterns: readonly string[]): Ignored {
   })
   return ({ method, name }, path) => {
     const text = path.map((it) => slashless(String(it))).join('/')
-    return known.some(
-      ({ who, isAll, fits }) =>
-        (who === '' || who === method || who === name) && (isAll || (text !== '' && fits(text))),
-    )
+    return known.some(({ who, isAll, fits }) => (who === '' || who === method || who === name) && (isAll || fits(text)))
   }
 }
 
