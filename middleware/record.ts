@@ -15,7 +15,7 @@ export interface RecordMask {
 export interface RecordOptions {
   /**
    * Where the lines go: a path. What is there is kept and added to; a file that is made can be read by its owner alone.
-   * One file holds as many sessions as come. @default none: then `write` takes them
+   * One file holds as many sessions as come. Needed where there is no `write`. @default none
    */
   file?: string
   /**
@@ -24,7 +24,7 @@ export interface RecordOptions {
    * `ghp_…`, `AKIA…`, a JWT, a private key, a URL's password). `false` writes all as it is. @default true
    */
   mask?: boolean | RecordMask
-  /** Takes each line, without its newline; the message waits for what it returns. @default none: `file` takes them */
+  /** Takes each line, without its newline; the message waits for what it returns. Instead of `file`. @default none */
   write?: (line: string) => void | Promise<void>
 }
 
@@ -234,12 +234,26 @@ const TOKENS = new RegExp(
   'gi',
 )
 
+/** Names whose answer is remembered; peers may have any number of them. */
+const MAX_NAMES = 1_000
+
 class Masker {
-  readonly #isSecret: (name: string) => boolean
+  readonly #fits: (name: string) => boolean
+  readonly #known = new Map<string, boolean>()
 
   constructor(fields: readonly string[]) {
     const globs = [...FIELDS, ...fields.map((it) => it.replaceAll('-', '_'))]
-    this.#isSecret = picomatch(globs, { nocase: true, dot: true, bash: true })
+    this.#fits = picomatch(globs, { nocase: true, dot: true, bash: true })
+  }
+
+  #isSecret(name: string): boolean {
+    let known = this.#known.get(name)
+    if (known === undefined) {
+      known = this.#fits(name.replace(/[-./\s]/g, '_'))
+      if (this.#known.size >= MAX_NAMES) this.#known.clear()
+      this.#known.set(name, known)
+    }
+    return known
   }
 
   /** A JSON text without what looks like a secret; the rest of it keeps its bytes. */
@@ -272,7 +286,7 @@ class Masker {
         key = JSON.parse(text.slice(next, end)) as string
         next = skip(SPACE, text, skip(SPACE, text, end) + 1)
       }
-      const isSecret = key !== undefined && !isSchema && this.#isSecret(key.replace(/[-./\s]/g, '_'))
+      const isSecret = key !== undefined && !isSchema && this.#isSecret(key)
       const end = this.#walk(text, next, isSchema || SCHEMAS.has(key ?? ''), isSecret ? () => {} : put)
       if (isSecret && !/^(?:null|true|false|"")$/.test(text.slice(next, Math.min(end, next + 6)))) {
         put(next, end, JSON.stringify(MASK))

@@ -56,7 +56,10 @@ describe('server-everything over stdio', () => {
 
   test('it was recorded whole', async () => {
     expect(original.complaints).toEqual([])
-    const [head, ...lines] = (await readFile(file, 'utf8')).trimEnd().split('\n').map((it) => JSON.parse(it))
+    const [head, ...lines] = (await readFile(file, 'utf8'))
+      .trimEnd()
+      .split('\n')
+      .map((it) => JSON.parse(it))
     expect(head).toEqual({
       type: 'session',
       version: 1,
@@ -94,7 +97,8 @@ describe('server-everything over stdio', () => {
     const { code, said, lines } = await holdAgainst(file, ...volatile, '--', process.execPath, cli, ...changed)
     expect({ code, said }).toEqual({ code: 1, said: [] })
     expect(lines[0]).toMatch(/^line \d+: tools\/list result\.tools\[0\]\.name: expected "echo", got "repeat"$/)
-    const error = /^line \d+: tools\/call "echo" error: expected nothing, got \{"code":-32602,"message":"no such tool"\}$/
+    const error =
+      /^line \d+: tools\/call "echo" error: expected nothing, got \{"code":-32602,"message":"no such tool"\}$/
     expect(lines.filter((it) => error.test(it))).toHaveLength(12)
     expect(lines.filter((it) => !/tools\/(list|call "echo")/.test(it))).toEqual([])
   })
@@ -134,24 +138,28 @@ describe('the conformance target over HTTP', () => {
     return had
   }
 
-  test.each(['v1', 'v2', 'v2-modern'] as const)('recorded, replayed and held against a fresh one: %s', async (era) => {
-    const file = join(directory, `target-${era}.jsonl`)
-    const url = `${server.origin}/mcp`
-    const original = await had(era, await behindPort({ http: url }, ...recording(file)))
-    const replayed = await behindReplay(file, '--match', 'call')
-    const again = await had(era, replayed, original.conversation)
-    expect(exact(again.conversation)).toEqual(exact(original.conversation))
-    // Of a status that only its own transport knows a client may complain, before the server as before the recording.
-    expect(again.complaints).toEqual(original.complaints)
+  test.each(['v1', 'v2', 'v2-modern'] as const)(
+    'recorded, replayed and held against a fresh one: %s',
+    async (era) => {
+      const file = join(directory, `target-${era}.jsonl`)
+      const url = `${server.origin}/mcp`
+      const original = await had(era, await behindPort({ http: url }, ...recording(file)))
+      const replayed = await behindReplay(file, '--match', 'call')
+      const again = await had(era, replayed, original.conversation)
+      expect(exact(again.conversation)).toEqual(exact(original.conversation))
+      // Of a status that only its own transport knows a client may complain, before the server as before the recording.
+      expect(again.complaints).toEqual(original.complaints)
 
-    const fresh = await startTarget()
-    try {
-      expect(await holdAgainst(file, counting, '--url', `${fresh.origin}/mcp`)).toEqual(same)
-    } finally {
-      await stop(fresh.child)
-    }
-    expect(await holdAgainst(file, counting, '--', process.execPath, target, '--stdio')).toEqual(same)
-  }, 60_000)
+      const fresh = await startTarget()
+      try {
+        expect(await holdAgainst(file, counting, '--url', `${fresh.origin}/mcp`)).toEqual(same)
+      } finally {
+        await stop(fresh.child)
+      }
+      expect(await holdAgainst(file, counting, '--', process.execPath, target, '--stdio')).toEqual(same)
+    },
+    60_000,
+  )
 })
 
 test.each(['strict', 'call'])('the target of 2026-07-28 over stdio (%s)', async (match) => {
@@ -163,6 +171,55 @@ test.each(['strict', 'call'])('the target of 2026-07-28 over stdio (%s)', async 
   expect(again.complaints).toEqual([])
   expect(exact(again.conversation)).toEqual(exact(original.conversation))
   expect(await holdAgainst(file, counting, '--', process.execPath, target, '--stdio')).toEqual(same)
+})
+
+describe('the command', () => {
+  const head = '{"type":"session","version":1,"session":"s","time":"","upstream":""}\n'
+
+  test.each([
+    ['no file', undefined, [], '<file>: could not be read: ENOENT'],
+    [
+      'a torn line',
+      `${head}{"type":"mess`,
+      [],
+      '<file>: line 2: expected JSON, got what does not parse (was it cut off?)',
+    ],
+    ['another version', head.replace('1', '9'), [], '<file>: line 1: expected version 1 of the format, got 9'],
+    ['no such session', head, ['--session', '2'], '<file>: expected session 2, it has 1 and not that one'],
+    ['--ignore alone', head, ['--ignore', 'a'], '--ignore: expected a COMMAND or --url URL with it, got none'],
+    [
+      '--match with a server',
+      head,
+      ['--match=call', '--', 'cat'],
+      '--match: expected no server to hold the recording against, got one',
+    ],
+    ['two servers', head, ['--url=http://127.0.0.1:9/', '--', 'cat'], 'expected a COMMAND or --url URL, got both'],
+  ])('%s: one line, exit code 2', async (name, content, args, line) => {
+    const file = join(directory, `${name}.jsonl`)
+    if (content !== undefined) await writeFile(file, content)
+    const said = [`omproxy: ${line.replace('<file>', file)}`]
+    expect(await holdAgainst(file, ...args)).toEqual({ code: 2, said, lines: [] })
+  })
+
+  test('a URL that nobody is at: one line, exit code 69, no secret shows', async () => {
+    const file = join(directory, 'unreachable.jsonl')
+    const message = '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}'
+    const line = `{"type":"message","session":"s","seq":1,"time":0,"from":"client","message":${message}}\n`
+    await writeFile(
+      file,
+      `${head}${line}${line.replace('client', 'server').replace(message, '{"jsonrpc":"2.0","id":1,"result":{}}')}`,
+    )
+    const { code, said, lines } = await holdAgainst(
+      file,
+      '--url',
+      'http://127.0.0.1:9/mcp',
+      '--header',
+      'x-key: s3cret-key',
+    )
+    expect({ code, lines }).toEqual({ code: 69, lines: [] })
+    expect(said).toHaveLength(1)
+    expect(said.join()).not.toContain('s3cret')
+  })
 })
 
 async function behindReplay(file: string, ...options: string[]): Promise<BehindPort> {
