@@ -198,6 +198,9 @@ export function auth(options: AuthOptions): Middleware<Authenticated> {
   })
 }
 
+/** Whom an `auth` knew last: one that takes its place while a session is open has heard nothing of its client yet. */
+const lastKnown = new WeakMap<Session, User>()
+
 /** Who is at the client's end of a session, beside what its messages say. */
 class Users {
   readonly #local: User | undefined
@@ -224,6 +227,7 @@ class Users {
     const owner = this.#bySession.get(session)
     if (owner !== undefined && owner.id !== user.id) return false
     this.#bySession.set(session, user)
+    lastKnown.set(session, user)
     return true
   }
 
@@ -231,8 +235,9 @@ class Users {
     const { principal } = session
     const known = this.#bySession.get(session)
     if (known !== undefined || principal === undefined) return known ?? this.#local
+    const before = lastKnown.get(session)
     // Where no middleware of ours said who it is, whoever joined the ends did.
-    return this.#byId.get(principal) ?? userFrom({ id: principal })
+    return this.#byId.get(principal) ?? (before?.id === principal ? before : userFrom({ id: principal }))
   }
 }
 

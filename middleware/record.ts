@@ -22,7 +22,7 @@ export interface RecordMask {
 export interface RecordOptions {
   /**
    * Where the lines go: a path. What is there is kept and added to; a file that is made can be read by its owner alone.
-   * One file holds as many sessions as come. @default none: then `write` takes them
+   * One file holds as many sessions as come. Needed where there is no `write`. @default none
    */
   file?: string
   /**
@@ -31,7 +31,7 @@ export interface RecordOptions {
    * `ghp_…`, `AKIA…`, a JWT, a private key, a URL's password). `false` writes all as it is. @default true
    */
   mask?: boolean | RecordMask
-  /** Takes each line, without its newline; the message waits for what it returns. @default none: `file` takes them */
+  /** Takes each line, without its newline; the message waits for what it returns. Instead of `file`. @default none */
   write?: (line: string) => void | Promise<void>
 }
 
@@ -167,11 +167,25 @@ const TOKENS = new RegExp(
   'gi',
 )
 
+/** Names whose answer is remembered; peers may have any number of them. */
+const MAX_NAMES = 1_000
+
 class Masker {
-  readonly #isSecret: (name: string) => boolean
+  readonly #fits: (name: string) => boolean
+  readonly #known = new Map<string, boolean>()
 
   constructor(fields: readonly string[]) {
-    this.#isSecret = glob(...FIELDS, ...fields.map((it) => it.replaceAll('-', '_').toLowerCase()))
+    this.#fits = glob(...FIELDS, ...fields.map((it) => it.replaceAll('-', '_').toLowerCase()))
+  }
+
+  #isSecret(name: string): boolean {
+    let known = this.#known.get(name)
+    if (known === undefined) {
+      known = this.#fits(name.replace(/[-./\s]/g, '_').toLowerCase())
+      if (this.#known.size >= MAX_NAMES) this.#known.clear()
+      this.#known.set(name, known)
+    }
+    return known
   }
 
   /** A JSON text without what looks like a secret; the rest of it keeps its bytes. */
@@ -191,7 +205,7 @@ class Masker {
   }
 
   #member(key: string, value: unknown, isSchema: boolean): unknown {
-    const isSecret = !isSchema && this.#isSecret(key.replace(/[-./\s]/g, '_').toLowerCase())
+    const isSecret = !isSchema && this.#isSecret(key)
     if (!isSecret) return this.#value(value, isSchema || SCHEMAS.has(key))
     return value === null || typeof value === 'boolean' || value === '' ? value : MASK
   }

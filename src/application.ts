@@ -239,7 +239,7 @@ export class Application<State extends object = object> extends EventEmitter<App
   }
 
   #refuseIfClosed(): void {
-    if (this.#isClosed) throw new Error('listen(): expected an application that is open, this one was closed')
+    if (this.#isClosed) throw new Error('expected an application that is open, this one was closed')
   }
 
   /** What one of them throws is thrown; what was started before it is closed again. */
@@ -251,8 +251,9 @@ export class Application<State extends object = object> extends EventEmitter<App
       try {
         await definition.start?.(this)
         begun.push(definition)
+        this.#refuseIfClosed()
       } catch (error) {
-        this.#started.delete(definition)
+        if (!begun.includes(definition)) this.#started.delete(definition)
         for (const it of begun) if (this.#started.delete(it)) await this.#end(it)
         throw error
       }
@@ -274,7 +275,9 @@ export class Application<State extends object = object> extends EventEmitter<App
     this.#isClosed = true
     this.#closing ??= (async () => {
       await this.#retiring
-      for (const it of new Set([...this.#started, ...definitionsOf<this>(this.#stack)])) await this.#end(it)
+      const last = new Set([...this.#started, ...definitionsOf<this>(this.#stack)])
+      this.#started.clear()
+      for (const it of last) await this.#end(it)
       this.emit('close', error)
     })()
     return this.#closing

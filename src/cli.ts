@@ -5,7 +5,7 @@ import { type Level, levels } from './config.js'
 import { examples, synopsis } from './help.js'
 import type { HttpOptions } from './listener/index.js'
 import type { ReplayCommandOptions } from './rerun.js'
-import { FAILURE, messageOf, say, serve, takeStdout, USAGE, used } from './serve.js'
+import { FAILURE, hide, messageOf, say, serve, takeStdout, USAGE, used } from './serve.js'
 import type { Upstream } from './upstream/index.js'
 import {
   parseCount,
@@ -93,23 +93,20 @@ function serveOne(upstream: Upstream, options: CommonOptions, headers: Record<st
   const { use, logLevel } = options
   const http = httpOf(options)
   const url = 'url' in upstream ? new URL(upstream.url) : undefined
-  const secrets = secretsOf(headers, url, http?.token)
-  return serve(upstream, {
-    http,
-    begin: async (app) => void app.use(...(await used(use))),
-    logLevel,
-    secrets: () => secrets,
-  })
+  hide(secretsOf(headers, url, http?.token))
+  return serve(upstream, { http, begin: async (app) => void app.use(...(await used(use))), logLevel })
 }
 
 /** What a file says; what the command line says of the same stands before it. */
 async function serveFile(options: FileOptions): Promise<void> {
   const { config: file, server, watch } = options
+  const [lost] = (['header', 'headers'] as const).filter((name) => options[name] !== undefined)
+  if (lost !== undefined) throw new UsageError(`--${lost}: expected --url with it, got none`)
   // The file may be code, which may print.
   takeStdout()
   const { ConfigStack } = await import('./configuration/index.js')
   const http = httpOf(options)
-  const live = await ConfigStack.open({ file, server, http, env: process.env, directory: process.cwd() })
+  const live = await ConfigStack.open({ file, server, http, env: process.env, hide, directory: process.cwd() })
   if (!live)
     throw new UsageError(`expected ${COMMANDS}, or a proxy.config.{ts,js,json} here, got neither; see omproxy --help`)
   const { upstream, http: listen, logLevel } = live.configuration
@@ -119,7 +116,6 @@ async function serveFile(options: FileOptions): Promise<void> {
     reloadable: live,
     watch,
     logLevel: options.logLevel ?? logLevel,
-    secrets: () => live.configuration.secrets,
   })
 }
 

@@ -1,8 +1,10 @@
-import type { FSWatcher } from 'chokidar'
+import { unwatchFile, watchFile } from 'node:fs'
 import type { Application } from './application.js'
 import type { Level } from './config.js'
 import type { Session } from './session.js'
 
+/** Milliseconds between two looks at a file. */
+const POLL = 200
 /** Milliseconds without a further change after which a file counts as written. */
 const SETTLED = 100
 const LISTS = ['tools', 'prompts', 'resources'] as const
@@ -23,9 +25,11 @@ export class Reloader {
   readonly #live: Reloadable
   readonly #log: Log
   readonly #sessions = new Set<Session>()
-  #watcher: FSWatcher | undefined
-  #running: Promise<void> | undefined
+  readonly #watched = new Set<string>()
+  #settling: NodeJS.Timeout | undefined
+  #isRunning = false
   #again = false
+  #isClosed = false
 
   constructor(app: Application, live: Reloadable, log: Log) {
     this.#app = app
@@ -37,51 +41,58 @@ export class Reloader {
     })
   }
 
-  async watch(): Promise<void> {
-    const { watch } = await import('chokidar')
-    this.#watcher = watch([...this.#live.files], {
+  /** By looking: a name that a rename, a new link or a mount gave to another file sends no event everywhere. */
+  watch(): void {
+    for (const file of this.#live.files) {
+      if (this.#watched.has(file)) continue
+      this.#watched.add(file)
       // Where the client is on stdin, the process ends by itself.
-      persistent: false,
-      ignoreInitial: true,
-      awaitWriteFinish: { stabilityThreshold: SETTLED, pollInterval: SETTLED / 4 },
-    }).on('all', () => this.reload())
+      watchFile(file, { persistent: false, interval: POLL }, () => {
+        clearTimeout(this.#settling)
+        this.#settling = setTimeout(() => this.reload(), SETTLED).unref()
+      })
+    }
   }
 
   /** While one is under way, one more follows it. */
   reload(): void {
-    if (this.#running) this.#again = true
+    if (this.#isClosed) return
+    if (this.#isRunning) this.#again = true
     else {
-      this.#running = this.#reload().finally(() => {
-        this.#running = undefined
+      this.#isRunning = true
+      void this.#reload().finally(() => {
+        this.#isRunning = false
         if (this.#again) this.reload()
       })
     }
   }
 
-  async close(): Promise<void> {
-    await this.#watcher?.close()
-    await this.#running
+  /** Ends the watch. What is under way is left to end by itself: a `start` may take as long as it likes. */
+  close(): void {
+    clearTimeout(this.#settling)
+    for (const file of this.#watched) unwatchFile(file)
+    this.#isClosed = true
   }
 
   async #reload(): Promise<void> {
     this.#again = false
     try {
       const pending = await this.#live.reload(this.#app)
-      this.#watcher?.add([...this.#live.files])
       const later = pending.length > 0 ? `; ${pending.join(' and ')}: from the next start on` : ''
       this.#log('warn', `reloaded the stack${later}`)
-      await this.#tell()
+      this.#tell()
     } catch (error) {
       this.#log('error', `${error instanceof Error ? error.message : String(error)}; the old stack stays`)
     }
+    if (this.#watched.size > 0) this.watch()
   }
 
   /** What a client has listed may look different now. A modern one learns it from the hints of what it cached. */
-  async #tell(): Promise<void> {
+  #tell(): void {
     for (const session of this.#sessions) {
       if (session.era !== 'legacy' || session.protocolVersion === undefined) continue
-      const told = LISTS.map((list) => session.notify('client', `notifications/${list}/list_changed`))
-      await Promise.allSettled(told)
+      // Nobody waits for a client that does not read, or has left.
+      for (const list of LISTS) session.notify('client', `notifications/${list}/list_changed`).catch(() => {})
     }
   }
 }

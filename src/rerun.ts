@@ -2,7 +2,7 @@ import type { Level } from './config.js'
 import { RpcError } from './error.js'
 import type { HttpOptions } from './listener/index.js'
 import { moduleUrl } from './load.js'
-import { messageOf, OK, say, serve, UNAVAILABLE, used } from './serve.js'
+import { hide, messageOf, OK, say, serve, UNAVAILABLE, used } from './serve.js'
 import type { Upstream, UpstreamFactory } from './upstream/index.js'
 import { parseSeconds, parseServer, secretsOf, type UrlFlags, UsageError } from './values.js'
 
@@ -55,7 +55,7 @@ export async function replayCommand(
   options: ReplayCommandOptions,
   http: HttpOptions | undefined,
 ): Promise<void> {
-  const { upstream, secrets } = upstreamOf(command, options)
+  const upstream = upstreamOf(command, options)
   refuseLost(options, http, upstream !== undefined)
   const session = /^\d+$/.test(options.session ?? '') ? Number(options.session) : options.session
   const shelf = (await import(moduleUrl('open-mcp-proxy/middleware/replay').href)) as Replay
@@ -67,13 +67,8 @@ export async function replayCommand(
   if (!upstream) {
     const { match, use, logLevel } = options
     const served = shelf.replay({ file, session, match })
-    const hidden = secretsOf({}, undefined, http?.token)
-    return serve(served, {
-      begin: async (app) => void app.use(...(await used(use))),
-      logLevel,
-      http,
-      secrets: () => hidden,
-    })
+    hide(secretsOf({}, undefined, http?.token))
+    return serve(served, { begin: async (app) => void app.use(...(await used(use))), logLevel, http })
   }
   const timeout = parseSeconds('--answer-timeout', options.answerTimeout)
   const { signal, number } = interrupted()
@@ -84,22 +79,20 @@ export async function replayCommand(
   } catch (error) {
     if (signal.aborted) process.exitCode = 128 + number()
     else if (error instanceof RpcError) {
-      say([error.message, (error.cause as Error | undefined)?.message].filter(Boolean).join(': '), secrets)
+      say([error.message, (error.cause as Error | undefined)?.message].filter(Boolean).join(': '))
       process.exitCode = UNAVAILABLE
     } else throw error
   }
 }
 
-function upstreamOf(
-  [program, ...args]: readonly string[],
-  options: ReplayCommandOptions,
-): { upstream?: Upstream; secrets: string[] } {
+function upstreamOf([program, ...args]: readonly string[], options: ReplayCommandOptions): Upstream | undefined {
   if (program !== undefined && options.url !== undefined)
     throw new UsageError('expected a COMMAND or --url URL, got both')
-  if (program !== undefined) return { upstream: { command: program, args, env: environment() }, secrets: [] }
-  if (options.url === undefined) return { secrets: [] }
+  if (program !== undefined) return { command: program, args, env: environment() }
+  if (options.url === undefined) return undefined
   const server = parseServer(options, process.env)
-  return { upstream: server, secrets: secretsOf(server.headers, server.url) }
+  hide(secretsOf(server.headers, server.url))
+  return server
 }
 
 function environment(): Record<string, string> {

@@ -7,7 +7,7 @@ import { type HttpOptions, type Listener, type Listening, stdioListener } from '
 import { printable } from './log.js'
 import type { Reloadable } from './reload.js'
 import type { Upstream } from './upstream/index.js'
-import { UsageError } from './values.js'
+import { longestFirst, UsageError } from './values.js'
 
 /** Exit codes of the command; 128 + the signal's number where one ended it. */
 export const OK = 0
@@ -31,14 +31,20 @@ export interface ServeOptions {
   watch?: boolean
   /** @default 'warn' */
   logLevel?: Level
-  /** What no line on stderr may show, longest first. @default none */
-  secrets?: () => readonly string[]
+}
+
+let hidden: readonly string[] = []
+
+/** No line that is said from now on shows them, not even where they stand in quotes or one of their lines stands alone. */
+export function hide(secrets: readonly string[]): void {
+  const lines = secrets.flatMap((it) => [it, ...it.split(/\s*\n\s*/)])
+  hidden = longestFirst([...hidden, ...lines, ...lines.map((it) => JSON.stringify(it).slice(1, -1))])
 }
 
 /** One line on stderr, without secrets and without control characters. */
-export function say(text: string, secrets: readonly string[] = []): void {
+export function say(text: string): void {
   let line = text.replace(/\s*\n\s*/g, ' ')
-  for (const secret of secrets) line = line.replaceAll(secret, '***')
+  for (const secret of hidden) line = line.replaceAll(secret, '***')
   process.stderr.write(`omproxy: ${printable(Buffer.from(line))}\n`)
 }
 
@@ -55,9 +61,9 @@ export async function used(use: readonly string[] = []): Promise<Middleware[]> {
  * a middleware's `start` throws, or Node, where a port cannot be had.
  */
 export async function serve(upstream: Upstream, options: ServeOptions): Promise<void> {
-  const { http, logLevel = 'warn', secrets, reloadable } = options
+  const { http, logLevel = 'warn', reloadable } = options
   const log: Log = (at, text) => {
-    if (levels.indexOf(at) <= levels.indexOf(logLevel)) say(text, secrets?.())
+    if (levels.indexOf(at) <= levels.indexOf(logLevel)) say(text)
   }
   const stdout = takeStdout()
   const app = createProxy()
@@ -73,10 +79,10 @@ export async function serve(upstream: Upstream, options: ServeOptions): Promise<
   const listening = await listen(app, upstream, http ?? stdioListener({ stdout }))
   const interrupted = handleSignals(app, log, http === undefined)
   if (reloader) process.removeAllListeners('SIGHUP').on('SIGHUP', () => reloader.reload())
-  if (options.watch) await reloader?.watch()
+  if (options.watch) reloader?.watch()
   if (listening.address !== undefined) log('warn', `listening on ${listening.address}`)
   const { reason, served } = await listening.closed
-  await reloader?.close()
+  reloader?.close()
   await app.close()
   const signal = interrupted()
   if (signal !== undefined) process.exitCode = 128 + signal

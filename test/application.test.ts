@@ -193,6 +193,29 @@ describe('listen', () => {
     ])
   })
 
+  it('replace() of an application that closes meanwhile leaves nothing started', async () => {
+    const log: string[] = []
+    let begin: (() => void) | undefined
+    const framed = (name: string, start?: () => unknown) =>
+      define({ start, close: () => void log.push(`close ${name}`) }, (_ctx, next) => next())
+    const app = createProxy()
+    await app.listen(() => new HandWire(), listener().listening)
+    const slow = () =>
+      new Promise<void>((resolve) => {
+        begin = resolve
+      })
+    const replaced = app.replace(
+      framed('a'),
+      framed('b', slow),
+      framed('c', () => log.push('start c')),
+    )
+    await vi.waitFor(() => expect(begin).toBeDefined())
+    await app.close()
+    begin?.()
+    await expect(replaced).rejects.toThrow('expected an application that is open')
+    expect(log).toEqual(['close a', 'close b'])
+  })
+
   it('replace() closes what it took out when nothing goes through it any more', async () => {
     const log: string[] = []
     const framed = (name: string, fails = false) =>

@@ -5,7 +5,7 @@ import type { Reloadable } from '../reload.js'
 import { UsageError } from '../values.js'
 import { readConfig } from './file.js'
 import { type Configuration, type SettleOptions, settle } from './settle.js'
-import { StackLoader } from './stack.js'
+import { filesOf, StackLoader } from './stack.js'
 
 export interface OpenOptions extends SettleOptions {
   /** @default the `proxy.config.{ts,js,json}` of the directory */
@@ -18,11 +18,15 @@ export class ConfigStack implements Reloadable {
   readonly #options: OpenOptions
   readonly #loader = new StackLoader()
   #before: readonly Middleware[] = []
-  #now: Configuration
+  /** What the process was started with, of which its upstream and its listener are. */
+  readonly #started: Configuration
+  /** What the file said last, whether or not a stack could be made of it. */
+  #read: Configuration
 
-  private constructor(options: OpenOptions, now: Configuration) {
+  private constructor(options: OpenOptions, started: Configuration) {
     this.#options = options
-    this.#now = now
+    this.#started = started
+    this.#read = started
   }
 
   /**
@@ -35,12 +39,12 @@ export class ConfigStack implements Reloadable {
   }
 
   get configuration(): Configuration {
-    return this.#now
+    return this.#started
   }
 
-  /** The file, and those of the user's that its stack names. */
+  /** The file, and those of the user's that its stack names; what these import is not known. */
   get files(): string[] {
-    return [this.#now.path, ...this.#loader.files]
+    return [this.#read.path, ...filesOf(this.#read)]
   }
 
   /**
@@ -49,19 +53,19 @@ export class ConfigStack implements Reloadable {
    */
   begin(app: Application, before: readonly Middleware[]): Promise<void> {
     this.#before = before
-    return this.#loader.load(this.#now, (stack) => void app.use(...before, ...stack))
+    return this.#loader.load(this.#started, (stack) => void app.use(...before, ...stack))
   }
 
   async reload(app: Application): Promise<string[]> {
-    const content = await readConfig(this.#now.path, this.#options.directory)
-    if (!content) throw new UsageError(`expected ${this.#now.path}, it is gone`)
+    const { path } = this.#started
+    const content = await readConfig(path, this.#options.directory)
+    if (!content) throw new UsageError(`expected ${path}, it is gone`)
     const next = settle(content, this.#options)
+    this.#read = next
     await this.#loader.load(next, (stack) => app.replace(...this.#before, ...stack))
-    const before = this.#now
-    this.#now = next
     const parts = { upstream: 'upstream', http: 'listen', logLevel: 'logLevel' } as const
     return Object.entries(parts).flatMap(([part, name]) =>
-      isDeepStrictEqual(before[part as keyof typeof parts], next[part as keyof typeof parts]) ? [] : name,
+      isDeepStrictEqual(this.#started[part as keyof typeof parts], next[part as keyof typeof parts]) ? [] : name,
     )
   }
 }

@@ -4,7 +4,7 @@ import { OptionError } from '../error.js'
 import type { HttpOptions } from '../listener/index.js'
 import { settingsOf } from '../listener/options.js'
 import type { Upstream } from '../upstream/index.js'
-import { expand, longestFirst, parseListen, parseUrl, secretsOf, UsageError } from '../values.js'
+import { expand, parseListen, parseUrl, secretsOf, UsageError } from '../values.js'
 import { ConfigError, checkConfig } from './check.js'
 import type { ConfigFileContent } from './file.js'
 
@@ -20,8 +20,6 @@ export interface Configuration {
   readonly http: HttpOptions | undefined
   readonly use: readonly StackEntry[]
   readonly logLevel: Level | undefined
-  /** What no line on stderr may show, longest first. */
-  readonly secrets: readonly string[]
 }
 
 export interface SettleOptions {
@@ -30,25 +28,33 @@ export interface SettleOptions {
   http?: HttpOptions
   /** The name of a server under `mcpServers`, in place of what the file says. */
   server?: string
+  /** Told of what no line on stderr may show, also where the file is then refused. */
+  hide?: (secrets: readonly string[]) => void
 }
 
 /** @throws `UsageError`: the file, the path in it, what was expected and what came */
 export function settle({ path, value }: ConfigFileContent, options: SettleOptions): Configuration {
-  const inside = new Inside(options.env)
+  const { env, hide = () => {} } = options
+  const inside = new Inside(env)
   try {
     checkConfig(value)
     const { use = [], logLevel } = value
     const http = options.http ?? httpOf(inside.expanded(value.listen, 'listen'))
     // Whoever started us to speak to one server set our environment for it. Behind a port it is ours alone.
-    const upstream = located(serverOf(value, inside, options.server), dirname(path), http ? {} : options.env)
+    const upstream = located(serverOf(value, inside, options.server), dirname(path), http ? {} : env)
     const stack = use.map((entry, at) => inside.expanded(entry, `use[${at}]`))
-    const secrets = longestFirst([...inside.values, ...secretsIn(upstream, http)])
-    return { path, upstream, http, use: stack, logLevel, secrets }
+    hide(secretsIn(upstream, http))
+    return { path, upstream, http, use: stack, logLevel }
   } catch (error) {
     if (error instanceof ConfigError || error instanceof UsageError) {
       throw new UsageError(`${basename(path)}: ${error.message}`)
     }
+    if (error instanceof RangeError) {
+      throw new UsageError(`${basename(path)}: expected data, got an object that holds itself or is nested without end`)
+    }
     throw error
+  } finally {
+    hide(inside.values)
   }
 }
 

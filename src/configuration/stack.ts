@@ -7,8 +7,6 @@ import type { Configuration, StackEntry } from './settle.js'
 
 interface Made {
   readonly entry: StackEntry
-  /** Of the user's, where it comes from one. */
-  readonly file: string | undefined
   readonly middleware: Middleware[]
 }
 
@@ -19,17 +17,12 @@ interface Made {
 export class StackLoader {
   #made: readonly Made[] = []
 
-  /** The user's files that the stack names. Absolute. */
-  get files(): string[] {
-    return this.#made.flatMap(({ file }) => file ?? [])
-  }
-
   /**
    * Makes a stack and hands it to `take`; where that rejects, what was there before stays.
    * @throws (rejects) `UsageError`, and what `take` throws
    */
   async load({ path, use }: Configuration, take: (stack: Middleware[]) => Promise<void> | void): Promise<void> {
-    const kept = this.#made.filter(({ file }) => file === undefined)
+    const kept = this.#made.filter(({ entry }) => !isFile(entry))
     const made: Made[] = []
     for (const [at, entry] of use.entries()) {
       const same = kept.findIndex((it) => isDeepStrictEqual(it.entry, entry))
@@ -40,16 +33,29 @@ export class StackLoader {
   }
 }
 
+/** The user's files that the stack of a configuration names. Absolute. */
+export function filesOf({ path, use }: Configuration): string[] {
+  return use.filter(isFile).map((entry) => resolve(dirname(path), targetOf(entry).split('#', 1)[0]!))
+}
+
+function isFile(entry: StackEntry): entry is Exclude<StackEntry, Middleware<never>> {
+  return typeof entry !== 'function' && isPath(targetOf(entry))
+}
+
+function targetOf(entry: Exclude<StackEntry, Middleware<never>>): string {
+  return typeof entry === 'string' ? entry : Object.keys(entry)[0]!
+}
+
 async function make(entry: StackEntry, path: string, at: number): Promise<Made> {
-  if (typeof entry === 'function') return { entry, file: undefined, middleware: [entry as Middleware] }
-  const [target, options] = typeof entry === 'string' ? [entry] : Object.entries(entry)[0]!
+  if (typeof entry === 'function') return { entry, middleware: [entry as Middleware] }
+  const target = targetOf(entry)
+  const options = typeof entry === 'string' ? undefined : entry[target]
   const where = `${basename(path)}: use[${at}]`
   const factory = parseTarget(target, `${where}: expected MODULE[#EXPORT]`)
   const directory = dirname(path)
   const how = { label: `${where} (${target})`, importFile: importFresh }
   return {
     entry,
-    file: isPath(factory.module) ? resolve(directory, factory.module) : undefined,
     middleware: await loadMiddleware({ ...factory, options }, directory, how),
   }
 }

@@ -119,7 +119,7 @@ export class Face implements Listening {
     }
     const admission = await this.#served.admit(headOf(request))
     if (admission && 'status' in admission) {
-      const reason = admission.status === 503 || admission.status === 429 ? 'overloaded' : 'denied'
+      const reason = admission.status === 503 ? 'overloaded' : 'denied'
       return { ...refused(admission.status, reason), headers: { ...admission.headers } }
     }
     const principal = admission?.principal ?? (this.#token && 'token')

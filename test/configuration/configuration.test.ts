@@ -29,7 +29,11 @@ async function put(files: Record<string, string | object>): Promise<void> {
 }
 
 const env = { HOME: '/home/ada', TOKEN: 's3cret-token', EMPTY: '' }
-const open = (options: { file?: string; server?: string } = {}) => ConfigStack.open({ directory, env, ...options })
+let hidden: string[] = []
+const open = (options: { file?: string; server?: string } = {}) => {
+  hidden = []
+  return ConfigStack.open({ directory, env, hide: (secrets) => void hidden.push(...secrets), ...options })
+}
 
 /** What a file settles on. */
 async function settled(content: object, options: { server?: string } = {}) {
@@ -128,7 +132,7 @@ describe('the upstream', () => {
 
   it('is one to reach', async () => {
     const headers = { authorization: 'Bearer $TOKEN' }
-    const { upstream, secrets } = await settled({
+    const { upstream } = await settled({
       upstream: { url: 'https://a.example/mcp', type: 'sse', headers, timeout: 9 },
     })
     expect(upstream).toEqual({
@@ -137,7 +141,7 @@ describe('the upstream', () => {
       headers: { authorization: 'Bearer s3cret-token' },
       timeout: 9,
     })
-    expect(secrets).toEqual(['Bearer s3cret-token', 's3cret-token'])
+    expect(new Set(hidden)).toEqual(new Set(['Bearer s3cret-token', 's3cret-token']))
   })
 
   const mcpServers = {
@@ -248,6 +252,29 @@ describe('what is wrong is said by file, path, what was expected and what came',
     expect(await refusal(settled(content))).toBe(`proxy.config.json: ${text}`)
   })
 
+  test.each([
+    [{ listen: '$TOKEN' }, /^proxy\.config\.json: listen: expected PORT/],
+    [{ listen: { port: 0, path: '$TOKEN' } }, /^proxy\.config\.json: listen\.path: /],
+    [{ use: [{ './a.js': ['$TOKEN', '$NOPE'] }] }, /NOPE/],
+  ])(
+    'what came from the environment is known to be hidden, also where the file is refused: %j',
+    async (content, text) => {
+      expect(await refusal(settled({ upstream, ...content }))).toMatch(text)
+      expect(hidden).toContain('s3cret-token')
+    },
+  )
+
+  test.each([
+    `const o = {}; o.o = o; export default { upstream: { command: 'x' }, use: [{ logger: o }] }`,
+    `const o = {}; o.o = o; export default { upstream: { command: 'x' }, use: [{ './a.js': o }] }`,
+    `const o = { upstream: { command: 'x' } }; o.mcpServers = { a: o }; export default o`,
+  ])('an object that holds itself: %s', async (content) => {
+    await put({ 'proxy.config.mjs': content })
+    expect(await refusal(open({ file: 'proxy.config.mjs' }))).toBe(
+      'proxy.config.mjs: expected data, got an object that holds itself or is nested without end',
+    )
+  })
+
   it('a server that --server names and the file does not', async () => {
     const opening = settled({ mcpServers: { a: command } }, { server: 'b' })
     expect(await refusal(opening)).toBe(
@@ -345,6 +372,16 @@ describe('the stack', () => {
     expect(await stack.reload(app)).toEqual(['upstream', 'listen', 'logLevel'])
     expect(await marks()).toEqual(['a1'])
     expect(stack.files).toEqual([join(directory, 'proxy.config.json')])
+
+    // What only a new start changes is held against what was started, not against what was read last.
+    expect(await stack.reload(app)).toEqual(['upstream', 'listen', 'logLevel'])
+    await put({ 'proxy.config.json': { upstream: command, use: [scoped('a'), './later.mjs'] } })
+    await expect(stack.reload(app)).rejects.toThrow(UsageError)
+    // Whoever repairs what is missing is noticed.
+    expect(stack.files).toEqual([join(directory, 'proxy.config.json'), join(directory, 'later.mjs')])
+    await put({ 'later.mjs': mark })
+    expect(await stack.reload(app)).toEqual([])
+    expect(await marks()).toEqual(['a1', 'none1'])
   })
 
   test.each([

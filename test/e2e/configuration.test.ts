@@ -1,4 +1,4 @@
-import { mkdtemp, realpath, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, realpath, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Client } from '@modelcontextprotocol/sdk/client/index.js'
@@ -41,6 +41,13 @@ function run(args: string[], options?: CommandOptions): Running {
 }
 
 const upstream = { command: process.execPath, args: [everything] }
+
+const initialize = {
+  jsonrpc: '2.0',
+  id: 'init',
+  method: 'initialize',
+  params: { protocolVersion: '2025-11-25', capabilities: {}, clientInfo: { name: 'test', version: '1' } },
+}
 
 /** The command behind a port, with a client that has a session. */
 async function served(name: string, ...options: string[]) {
@@ -114,6 +121,99 @@ test('--watch makes it anew when the file, or one of its modules, changes', asyn
   await client.close()
   command.child.kill('SIGTERM')
   expect(await command.exit).toEqual({ code: 143, signal: null })
+})
+
+test('--watch sees a file that takes the place of another, behind a link too, and one that is repaired', async () => {
+  for (const version of ['v1', 'v2']) {
+    await mkdir(join(directory, version))
+    await put(`${version}/linked.mjs`, shout(version))
+    await put(`${version}/linked.json`, { upstream, listen: 0, use: [{ './linked.mjs': { mark: version } }] })
+  }
+  await symlink('v1', join(directory, 'now'))
+  await symlink('now/linked.json', join(directory, 'linked.json'))
+  await symlink('now/linked.mjs', join(directory, 'linked.mjs'))
+  const { client, echo, says } = await served('linked.json', '--watch')
+  expect(await echo()).toBe('Echo: xv1')
+  await symlink('v2', join(directory, 'then'))
+  await rename(join(directory, 'then'), join(directory, 'now'))
+  await says('reloaded the stack')
+  expect(await echo()).toBe('Echo: xv2')
+
+  await put('next.json', { upstream, listen: 0, use: ['./new.mjs'] })
+  await put('new.mjs', 'export default (')
+  await rename(join(directory, 'next.json'), join(directory, 'linked.json'))
+  await says('the old stack stays')
+  await put('new.mjs', shout('new'))
+  await says('reloaded the stack', 2)
+  expect(await echo()).toBe('Echo: xnew')
+  await client.close()
+})
+
+test('a start that never ends holds neither what is served nor the end', async () => {
+  await put(
+    'slow.mjs',
+    `export default () => Object.assign((ctx, next) => next(), { start: () => new Promise(() => {}) })`,
+  )
+  await put('slow.json', { upstream, listen: 0 })
+  const { command, client, echo } = await served('slow.json', '--log-level', 'info')
+  await put('slow.json', { upstream, listen: 0, use: ['./slow.mjs'] })
+  command.child.kill('SIGHUP')
+  expect(await echo()).toBe('Echo: x')
+  await client.close()
+  command.child.kill('SIGTERM')
+  expect(await command.exit).toEqual({ code: 143, signal: null })
+})
+
+test('a client that does not read holds up no reload', async () => {
+  await put(
+    'flood.mjs',
+    `export default () => (ctx, next) => {
+    if (ctx.method === 'flood') for (let i = 0; i < 40; i++) ctx.session.notify('client', 'n', { text: 'x'.repeat(1e5) }).catch(() => {})
+    return next()
+  }`,
+  )
+  await put('flood.json', { upstream, use: ['./flood.mjs'] })
+  const command = run(['--config', join(directory, 'flood.json')])
+  command.send(initialize)
+  await command.until(1)
+  command.child.stdout.pause()
+  command.send({ jsonrpc: '2.0', method: 'flood' })
+  for (const times of [1, 2, 3]) {
+    command.child.kill('SIGHUP')
+    await command.when(() => command.said().filter((it) => it.includes('reloaded')).length >= times, `reload ${times}`)
+  }
+  command.child.stdout.resume()
+  await command.until(1 + 40 + 9)
+  expect(await command.end()).toEqual({ code: 0, signal: null })
+})
+
+test('no error shows what came from the environment, at the start or later', async () => {
+  const env = { TOKEN: 's3cret-token', KEY: 'first "line"\nsecond line', OLD: 's3cret-old' }
+  await put(
+    'quoting.mjs',
+    `export default (text) => { if (text === 's3cret-old') return (ctx, next) => next(); throw new Error('got ' + JSON.stringify(text)) }`,
+  )
+  const asks = (use: string, more: object = {}) => ({ upstream, listen: 0, use: [{ './quoting.mjs': use }], ...more })
+  const refused: [object, string][] = [
+    [asks('$TOKEN'), 'use[0] (./quoting.mjs): default(options) failed: got "***"'],
+    [asks('$KEY'), 'use[0] (./quoting.mjs): default(options) failed: got "***"'],
+    [asks('', { listen: '$TOKEN' }), 'listen: expected PORT or HOST:PORT, with a port from 0 to 65535, got "***"'],
+  ]
+  for (const [file, text] of refused) {
+    await put('secret.json', file)
+    const command = run(['--config', join(directory, 'secret.json')], { env })
+    expect(await command.exit).toEqual({ code: 2, signal: null })
+    expect(command.stderr).toBe(`omproxy: secret.json: ${text}\n`)
+  }
+  await put('secret.json', asks('$OLD'))
+  const command = run(['--config', join(directory, 'secret.json')], { env })
+  await command.when(() => command.stderr.includes('listening'), 'it listens')
+  for (const [at, [file, text]] of refused.entries()) {
+    await put('secret.json', file)
+    command.child.kill('SIGHUP')
+    await command.when(() => command.said().length === at + 2, text)
+    expect(command.said().at(-1)).toBe(`omproxy: secret.json: ${text}; the old stack stays`)
+  }
 })
 
 test('over stdio: what a file prints goes to stderr, the environment to the server, and it ends with its client', async () => {

@@ -173,6 +173,55 @@ test.each(['strict', 'call'])('the target of 2026-07-28 over stdio (%s)', async 
   expect(await holdAgainst(file, counting, '--', process.execPath, target, '--stdio')).toEqual(same)
 })
 
+describe('the command', () => {
+  const head = '{"type":"session","version":1,"session":"s","time":"","upstream":""}\n'
+
+  test.each([
+    ['no file', undefined, [], '<file>: could not be read: ENOENT'],
+    [
+      'a torn line',
+      `${head}{"type":"mess`,
+      [],
+      '<file>: line 2: expected JSON, got what does not parse (was it cut off?)',
+    ],
+    ['another version', head.replace('1', '9'), [], '<file>: line 1: expected version 1 of the format, got 9'],
+    ['no such session', head, ['--session', '2'], '<file>: expected session 2, it has 1 and not that one'],
+    ['--ignore alone', head, ['--ignore', 'a'], '--ignore: expected a COMMAND or --url URL with it, got none'],
+    [
+      '--match with a server',
+      head,
+      ['--match=call', '--', 'cat'],
+      '--match: expected no server to hold the recording against, got one',
+    ],
+    ['two servers', head, ['--url=http://127.0.0.1:9/', '--', 'cat'], 'expected a COMMAND or --url URL, got both'],
+  ])('%s: one line, exit code 2', async (name, content, args, line) => {
+    const file = join(directory, `${name}.jsonl`)
+    if (content !== undefined) await writeFile(file, content)
+    const said = [`omproxy: ${line.replace('<file>', file)}`]
+    expect(await holdAgainst(file, ...args)).toEqual({ code: 2, said, lines: [] })
+  })
+
+  test('a URL that nobody is at: one line, exit code 69, no secret shows', async () => {
+    const file = join(directory, 'unreachable.jsonl')
+    const message = '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}'
+    const line = `{"type":"message","session":"s","seq":1,"time":0,"from":"client","message":${message}}\n`
+    await writeFile(
+      file,
+      `${head}${line}${line.replace('client', 'server').replace(message, '{"jsonrpc":"2.0","id":1,"result":{}}')}`,
+    )
+    const { code, said, lines } = await holdAgainst(
+      file,
+      '--url',
+      'http://127.0.0.1:9/mcp',
+      '--header',
+      'x-key: s3cret-key',
+    )
+    expect({ code, lines }).toEqual({ code: 69, lines: [] })
+    expect(said).toHaveLength(1)
+    expect(said.join()).not.toContain('s3cret')
+  })
+})
+
 async function behindReplay(file: string, ...options: string[]): Promise<BehindPort> {
   const run = omproxy(['replay', file, '--listen', '0', ...options])
   const listens = /^omproxy: listening on (http:\/\/127\.0\.0\.1:\d+)\/mcp$/m

@@ -480,6 +480,20 @@ describe('who is on no port', () => {
   })
 })
 
+test('one that takes the place of another knows whose sessions are open, and what they lack now', async () => {
+  const port = await guarded({ tokens, scopes: ['read'] })
+  const client = await openSession(port, '2025-11-25', bearer('token-of-bob'))
+  const stream = await client.get()
+  const replace = (...scopes: string[]) => port.app.replace(auth({ tokens, scopes }) as Middleware)
+  await replace('read')
+  client.wire.say({ method: 'notifications/message', params: { level: 'info', data: 1 } })
+  client.wire.say({ id: 's', method: 'roots/list' })
+  expect(await stream.until(2)).toMatchObject([{ method: 'notifications/message' }, { method: 'roots/list' }])
+  await replace('read', 'write')
+  client.wire.say({ id: 't', method: 'roots/list' })
+  expect(await client.sent(1)).toMatchObject([{ id: 't', error: denied }])
+})
+
 describe('in a line', () => {
   test('two: both must let a request in, and the first says who it is', async () => {
     const { seen, note } = noting()

@@ -1,11 +1,13 @@
+import { execFileSync } from 'node:child_process'
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { type RecordOptions, record } from '../../middleware/record.js'
 import { createProxy, type Middleware, onRequest } from '../../src/index.js'
 import { testProxy } from '../../src/testing.js'
 import { closing } from '../fixtures/closing.js'
+import { HandWire, joined } from '../fixtures/played.js'
 import { call, modernPost, onPort, openSession } from '../fixtures/port.js'
 
 let directory: string
@@ -314,6 +316,27 @@ describe('the file', () => {
 })
 
 describe('who writes slowly', () => {
+  test.skipIf(process.platform === 'win32')('holds messages up: a pipe that nobody reads', async () => {
+    execFileSync('mkfifo', [file])
+    const server = new HandWire()
+    const { app, client } = await joined((app) => app.use(record({ file })), { server })
+    const pad = 'x'.repeat(1 << 20)
+    for (let n = 0; n < 3; n++) client.say({ method: 'notifications/hello', params: { n, pad } })
+    for (let n = 0; n < 100; n++) await new Promise(setImmediate)
+    const before = server.sent.length
+    const read = readFile(file, 'utf8')
+    await vi.waitFor(() => expect(server.sent).toHaveLength(3))
+    await app.close()
+    expect(before).toBe(0)
+    expect(
+      (await read)
+        .trimEnd()
+        .split('\n')
+        .slice(1)
+        .map((it) => JSON.parse(it).message.params.n),
+    ).toEqual([0, 1, 2])
+  })
+
   test('holds messages up, and gets them in order', async () => {
     const lines: string[] = []
     const taken: (() => void)[] = []

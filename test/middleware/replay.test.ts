@@ -119,6 +119,16 @@ describe.each(['strict', 'call'] as const)('as the server (%s)', (match) => {
     ])
   })
 
+  test('what came on the stream of a request comes on that of the one of now', async () => {
+    const log = { method: 'notifications/message', params: { data: 1 } }
+    await written([...opening, ['client', call(1, 'a')], ['server', log, 1], ['server', log], ['server', text(1, 'A')]])
+    const { client, say } = await played({ match })
+    await say(initialize())
+    client.metas.length = 0
+    expect(await say(call('now', 'a'))).toEqual([log, log, text('now', 'A')])
+    expect(client.metas.map((it) => it?.relatedRequestId)).toEqual(['now', undefined, 'now'])
+  })
+
   test("the server's own requests wait for the client's answers, in any words", async () => {
     await written([
       ...opening,
@@ -136,29 +146,25 @@ describe.each(['strict', 'call'] as const)('as the server (%s)', (match) => {
     expect(await say({ id: 2, error: { code: -1, message: 'No' } })).toEqual([text(5, 'A')])
   })
 
-  test('what an end makes up and gets back is mapped', async () => {
+  test.each(['notification', 'answer'])('what an end makes up (in its %s) and gets back is mapped', async (where) => {
+    const status = (taskId: string, createdAt: string) => {
+      return { method: 'notifications/tasks/status', params: { taskId, createdAt } }
+    }
+    const answer = (taskId: string) => ({ id: 1, result: where === 'answer' ? { task: { taskId } } : {} })
     await written([
       ...opening,
       ['client', call(1, 'a')],
       ['server', { id: 1, method: 'sampling/createMessage', params: { task: {} } }],
-      [
-        'client',
-        { method: 'notifications/tasks/status', params: { taskId: 'old', createdAt: '2026-01-02T03:04:05Z' } },
-      ],
-      ['client', { id: 1, result: { task: { taskId: 'old' } } }],
+      ...(where === 'answer' ? [] : [['client', status('old', '2026-01-02T03:04:05Z')] as Said]),
+      ['client', answer('old')],
       ['server', { id: 2, method: 'tasks/result', params: { taskId: 'old' } }],
       ['client', { id: 2, result: {} }],
       ['server', text(1, 'A')],
     ])
     const { errors, say } = await played({ match })
     await say(initialize(), call(1, 'a'))
-    const status = {
-      method: 'notifications/tasks/status',
-      params: { taskId: 'new', createdAt: '2026-02-03T04:05:06Z' },
-    }
-    expect(await say(status, { id: 1, result: { task: { taskId: 'new' } } })).toEqual([
-      { id: 2, method: 'tasks/result', params: { taskId: 'new' } },
-    ])
+    if (where === 'notification') await say(status('new', '2026-02-03T04:05:06.789Z'))
+    expect(await say(answer('new'))).toEqual([{ id: 2, method: 'tasks/result', params: { taskId: 'new' } }])
     expect(await say({ id: 2, result: {} })).toEqual([text(1, 'A')])
     expect(errors).toEqual([])
   })
@@ -317,6 +323,20 @@ describe('call', () => {
     expect(await once.say(call(2, 'b'))).toEqual([
       refusal(2, 'expected no tools/call "b" with these params any more, got another one'),
     ])
+  })
+
+  test('given again, it brings nothing that may have had another reason', async () => {
+    const log = (data: number) => ({ method: 'notifications/message', params: { data } })
+    await written([
+      ...opening,
+      ['client', call(1, 'a')],
+      ['server', log(1)],
+      ['server', text(1, 'A')],
+      ['server', log(2)],
+    ])
+    const { say } = await played({ match: 'call' })
+    expect(await say(initialize(), call(1, 'a'))).toEqual([welcome(), log(1), text(1, 'A'), log(2)])
+    expect(await say(call(2, 'a'))).toEqual([log(1), text(2, 'A')])
   })
 
   test('says what comes nearest', async () => {
@@ -586,6 +606,19 @@ describe('as the client', () => {
       { ...of(8, 'notifications/message'), path: 'params.data', expected: 1, came: 2 },
       { ...of(7, 'notifications/message'), path: '', expected: undefined, came: { data: 3 } },
       { ...of(9, 'tools/call', 'a'), path: 'result.content[0].text', expected: 'A', came: 'B' },
+    ])
+  })
+
+  test('what a changed answer leaves out is not waited for', async () => {
+    await written(conversation)
+    const short = server(({ id, method }, say) => {
+      if (method === 'initialize') say(welcome(id))
+      if (method === 'tools/call') say(text(id, 'B'))
+    })
+    expect(await held(short)).toMatchObject([
+      { line: 9, path: 'result.content[0].text', expected: 'A', came: 'B' },
+      { line: 6, path: '', expected: { x: 1 }, came: undefined },
+      { line: 8, path: '', expected: { data: 1 }, came: undefined },
     ])
   })
 
