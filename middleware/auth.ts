@@ -17,6 +17,7 @@ import {
   define,
   type HttpAnswer,
   type Middleware,
+  type Next,
   proxyError,
   type Session,
 } from 'open-mcp-proxy'
@@ -172,6 +173,7 @@ export function auth(options: AuthOptions): Middleware<Authenticated> {
     admitted.set(user, user)
     // Whoever was asked before us may have said who it is, and then it is that one's `authInfo` that comes.
     admitted.set(request.headers, user)
+    letIn.set(request.headers, request)
     users.remember(user)
     return { principal: user.id, authInfo: user }
   }
@@ -185,9 +187,7 @@ export function auth(options: AuthOptions): Middleware<Authenticated> {
     return user && users.isOwner(session, user) ? user : undefined
   }
 
-  const definition = { role: 'authenticate', admit, respond, start } as const
-  return define<Authenticated, Application>(definition, function auth(ctx, next) {
-    if (ctx.kind === 'response' && ctx.from === 'server') return next()
+  function pass(ctx: Context<Authenticated>, next: Next): unknown {
     const user = userOf(ctx)
     if (user && hasAll(user, scopes)) {
       ctx.state.user ??= user
@@ -195,8 +195,25 @@ export function auth(options: AuthOptions): Middleware<Authenticated> {
     }
     if (ctx.kind !== 'request') return ctx.drop()
     throw proxyError('denied', { detail: 'not authenticated' })
+  }
+
+  /** For a request that was let in before this one stood here. */
+  async function admitLate(request: AdmitRequest, { principal }: Session): Promise<void> {
+    const admission = await admit(request)
+    if (!('principal' in admission) || admission.principal !== principal) admitted.delete(request.headers)
+  }
+
+  const definition = { role: 'authenticate', admit, respond, start } as const
+  return define<Authenticated, Application>(definition, function auth(ctx, next) {
+    if (ctx.kind === 'response' && ctx.from === 'server') return next()
+    const { headers } = ctx.extra
+    const request = headers && !admitted.has(headers) ? letIn.get(headers) : undefined
+    return request ? admitLate(request, ctx.session).then(() => pass(ctx, next)) : pass(ctx, next)
   })
 }
+
+/** Requests that some `auth` let in, by their headers: one that has taken its place since looks at the token again. */
+const letIn = new WeakMap<object, AdmitRequest>()
 
 /** Whom an `auth` knew last: one that takes its place while a session is open has heard nothing of its client yet. */
 const lastKnown = new WeakMap<Session, User>()

@@ -184,7 +184,9 @@ function referenceOf(ctx: Context): Names {
 }
 
 function subscriptionsOf(ctx: Context): Names {
-  const uris = unambiguous(ctx, 'notifications') && unambiguous(ctx, 'notifications', 'resourceSubscriptions')
+  const asked = unambiguous(ctx, 'notifications')
+  if (Array.isArray(asked)) return [['resource', undefined]]
+  const uris = asked && unambiguous(ctx, 'notifications', 'resourceSubscriptions')
   if (uris === undefined) return []
   return Array.isArray(uris) ? uris.map((uri) => ['resource', uri]) : [['resource', undefined]]
 }

@@ -37,8 +37,8 @@ export interface McpServer {
 }
 
 /**
- * What a configuration file may say as data. In every text `$NAME` and `${NAME}` come from the environment, `$$` is a
- * literal `$`, and a `$` before anything else stays as it is.
+ * What a configuration file may say as data. In every text that is not one of a few words `$NAME` and `${NAME}` come
+ * from the environment, `$$` is a literal `$`, and a `$` before anything else stays as it is.
  */
 export interface ConfigFile {
   /** Where an editor finds the schema. */

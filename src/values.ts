@@ -25,7 +25,7 @@ export function expand(text: string, env: Variables, { lenient = false, onValue 
       if (lenient) return found
       throw new UsageError('expected a variable as $NAME, or $$ for a literal $, got a "$" with no name after it')
     }
-    const value = env[name]
+    const value = Object.hasOwn(env, name) ? env[name] : undefined
     if (value !== undefined) {
       onValue?.(value)
       return value

@@ -159,6 +159,7 @@ describe('usage errors are one line, exit code 2', () => {
     ],
     [['--url', url, '--config', 'x.json'], '--config: expected a configuration file instead of --url, got both'],
     [['--url', url, '--watch'], '--watch: expected a configuration file instead of --url, got both'],
+    [['--config', 'x.json', '--header', 'a: b'], '--header: expected --url with it, got none'],
     [['--config', 'no-such.json'], '--config no-such.json: expected a file that can be read, got ENOENT'],
     [['stdio', '--config', 'x.json', 'cat'], "expected an option that --help shows, got unknown option '--config'"],
     [['http', '--url'], "option '--url <url>' argument missing"],

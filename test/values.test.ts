@@ -45,6 +45,8 @@ describe('expand', () => {
   test('an unset variable is named', () => {
     const message = 'expected the environment variable NOPE, it is not set ($$ is a literal $)'
     expect(refusal(() => expand('x $NOPE', env))).toBe(message)
+    // Every object has one.
+    expect(refusal(() => expand('$constructor', process.env))).toBe(message.replace('NOPE', 'constructor'))
     expect(refusal(() => expand('$' + '{NOPE}', env))).toBe(message)
   })
 

@@ -89,7 +89,7 @@ function isData(value: unknown): boolean {
 /** Of several errors, which alternatives of one place bring, the one that went deepest is what was meant. */
 function problemOf(errors: readonly ErrorObject[], path: string): ConfigError {
   const depth = ({ instancePath }: ErrorObject) => instancePath.split('/').length
-  const deepest = Math.max(...errors.map(depth))
+  const deepest = errors.reduce((most, it) => Math.max(most, depth(it)), 0)
   const there = errors.filter((it) => depth(it) === deepest)
   const first = there.find(({ keyword }) => keyword !== 'type' && keyword !== 'anyOf') ?? there[0]!
   const wanted = there.flatMap(({ keyword, params }) => (keyword === 'type' ? [params.type as string] : []))

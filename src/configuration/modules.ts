@@ -14,8 +14,19 @@ export async function importFresh(url: URL): Promise<Record<string, unknown>> {
   jiti ??= loader()
   const filename = fileURLToPath(url)
   const how = { filename, ext: extname(filename), async: true, forceTranspile: true }
-  const exports = (await (await jiti).evalModule(await readFile(filename, 'utf8'), how)) as Record<string, unknown>
+  const exports = (await evaluated(await jiti, await readFile(filename, 'utf8'), how)) as Record<string, unknown>
   return '__esModule' in exports ? exports : { default: exports, ...exports }
+}
+
+async function evaluated(jiti: Jiti, ...source: Parameters<Jiti['evalModule']>): Promise<unknown> {
+  try {
+    return await jiti.evalModule(...source)
+  } catch (error) {
+    // What does not parse is said in the first line, and where on the second.
+    const [, what, where] =
+      /^(ParseError: .*?)\s*\n.*:(\d+:\d+)$/.exec((error as Error | undefined)?.message ?? '') ?? []
+    throw what === undefined ? error : new SyntaxError(`${what} at ${where}`)
+  }
 }
 
 async function loader(): Promise<Jiti> {

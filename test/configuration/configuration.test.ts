@@ -96,7 +96,11 @@ describe('the file', () => {
     ['a.yaml', { 'a.yaml': 'a: 1' }, '--config a.yaml: expected a .json, .js or .ts file, got .yaml'],
     ['a.json', { 'a.json': '{"token":"s3cret",}' }, 'a.json: expected JSON, got what does not parse at position 18'],
     ['a.json', { 'a.json': '' }, 'a.json: expected an object with upstream, use, listen, …, got undefined'],
-    ['a.ts', { 'a.ts': 'export default {' }, expect.stringMatching(/^a\.ts: could not be loaded: /)],
+    [
+      'a.ts',
+      { 'a.ts': 'export\ndefault {' },
+      expect.stringMatching(/^a\.ts: could not be loaded: ParseError: .* at 2:9$/),
+    ],
     ['a.mjs', { 'a.mjs': 'throw new Error("one\\ntwo")' }, 'a.mjs: could not be loaded: one'],
     [
       'a.mjs',
@@ -194,6 +198,7 @@ describe('what is wrong is said by file, path, what was expected and what came',
     [{ upstream: { comand: 'x' } }, 'upstream: expected an object with command or url, got one with comand'],
     [{ upstream: { command: 'x', args: 'y' } }, 'upstream.args: expected an array, got a string'],
     [{ upstream: { command: 'x', args: ['y', 5] } }, 'upstream.args[1]: expected a string, got a number'],
+    [{ upstream: { command: 'x', args: Array(200_000).fill(5) } }, 'upstream.args[0]: expected a string, got a number'],
     [{ upstream: { command: 'x', env: { A: null } } }, 'upstream.env.A: expected a string, got null'],
     [
       { upstream: { command: 'x', url: 'y' } },
@@ -248,7 +253,7 @@ describe('what is wrong is said by file, path, what was expected and what came',
       { upstream, logLevel: 'loud' },
       'logLevel: expected one of "silent", "error", "warn", "info", "debug", got "loud"',
     ],
-  ])('%j', async (content, text) => {
+  ])('%.100j', async (content, text) => {
     expect(await refusal(settled(content))).toBe(`proxy.config.json: ${text}`)
   })
 

@@ -494,6 +494,47 @@ test('one that takes the place of another knows whose sessions are open, and wha
   expect(await client.sent(1)).toMatchObject([{ id: 't', error: denied }])
 })
 
+test.each([
+  ['the same', tokens, undefined],
+  ['another', [{ token: 'token-of-ada', id: 'eve' }], denied],
+  ['nobody', [{ token: 'other', id: 'ada' }], denied],
+])('one that takes the place of another while a request is read looks at its token: %s', async (_name, then, error) => {
+  const port = await guarded({ tokens })
+  const client = await openSession(port, '2025-11-25', bearer('token-of-ada'))
+  let go = () => {}
+  const gate = new Promise<void>((resolve) => {
+    go = resolve
+  })
+  const body = new ReadableStream({
+    async start(controller) {
+      controller.enqueue(Buffer.from('{"jsonrpc":"2.0",'))
+      await gate
+      controller.enqueue(Buffer.from('"id":5,"method":"ping"}'))
+      controller.close()
+    },
+  })
+  const admitting = vi.fn()
+  await port.app.replace(
+    define({ admit: admitting }, (_ctx, next) => next()),
+    auth({ tokens }) as Middleware,
+  )
+  const headers = {
+    'content-type': 'application/json',
+    accept: 'application/json, text/event-stream',
+    ...client.headers,
+  }
+  const answer = ask(port.url, { method: 'POST', headers, body, duplex: 'half' } as RequestInit)
+  await vi.waitFor(() => expect(admitting).toHaveBeenCalled())
+  await new Promise(setImmediate)
+  await port.app.replace(auth({ tokens: then }) as Middleware)
+  go()
+  if (!error) {
+    await client.sent(1)
+    client.wire.say({ id: 5, result: {} })
+  }
+  expect(await (await answer).json()).toEqual({ jsonrpc: '2.0', id: 5, ...(error ? { error } : { result: {} }) })
+})
+
 describe('in a line', () => {
   test('two: both must let a request in, and the first says who it is', async () => {
     const { seen, note } = noting()

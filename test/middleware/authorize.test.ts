@@ -136,6 +136,8 @@ describe('one policy', () => {
     ]) {
       expect(await proxied(policy).fromClient(listen({ resourceSubscriptions }))).toEqual(refused(1, 'resource'))
     }
+    const within = listen([{ resourceSubscriptions: ['demo://secret'] }])
+    expect(await proxied(policy).fromClient(within)).toEqual(refused(1, 'resource'))
   })
 
   test('decides over lists: what stays keeps its order, and the cursor', async () => {
