@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream, realpathSync, statSync } from 'node:fs'
 import { type FileHandle, open, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
+import { pipeline } from 'node:stream'
 import { createGunzip } from 'node:zlib'
 import {
   type Application,
@@ -30,7 +31,6 @@ export interface AuditRotation {
 export interface AuditStream {
   write(text: string, done: (error?: Error | null) => void): unknown
   on(event: 'error', listener: (error: Error) => void): unknown
-  off(event: 'error', listener: (error: Error) => void): unknown
 }
 
 export interface AuditOptions {
@@ -266,7 +266,7 @@ class Desk {
   constructor(settings: Settings) {
     this.#settings = settings
     const { methods } = settings
-    this.#named = methods && picomatch(methods, { dot: true, windows: false })
+    this.#named = methods && picomatch(methods, { dot: true, windows: false, flags: 's' })
   }
 
   concerns({ kind, method = '' }: Context): boolean {
@@ -630,6 +630,8 @@ class Trail {
   /** Lines of which it is not known whether they are written. */
   #doubt: Line[] = []
   #torn: Buffer | undefined
+  /** What is there already lacks its newline. */
+  #isUnended = false
   #sink: Sink | undefined
   #opening: Promise<Sink> | undefined
   #isRunning = false
@@ -804,14 +806,14 @@ class Trail {
     const sink = await this.#opened()
     const lines = this.#chain(sink.most)
     if (lines.length === 0) return
-    const isBroken = this.#torn !== undefined && this.#torn.at(-1) !== NEWLINE
     this.#doubt = lines
     const timer = setTimeout(() => this.#troubled(`a write takes longer than ${PATIENCE} ms`), PATIENCE).unref()
     try {
-      await sink.write(`${isBroken ? '\n' : ''}${lines.map(({ text }) => `${text}\n`).join('')}`)
+      await sink.write(`${this.#isUnended ? '\n' : ''}${lines.map(({ text }) => `${text}\n`).join('')}`)
     } finally {
       clearTimeout(timer)
     }
+    this.#isUnended = false
     this.#confirm(lines.length)
     this.#recovered()
   }
@@ -877,9 +879,10 @@ class Trail {
     const path = this.#key as string
     const handle = await open(path, 'a+', 0o600)
     try {
-      const { isFile, tail, torn } = await tailOf(handle)
+      const { isFile, last: there, torn, isUnended } = await tailOf(handle)
       this.#torn = torn.length > 0 ? torn : undefined
-      const last = tail ?? (isFile ? await lastSetAside(path) : undefined)
+      this.#isUnended = isUnended
+      const last = there ?? (isFile ? await lastSetAside(path) : undefined)
       const written = this.#doubt.findIndex(({ hash }) => hash === last?.hash)
       this.#settle(written)
       if (last && this.#last.seq === 0) this.#last = last
@@ -962,10 +965,12 @@ function callSink(write: (line: string) => unknown): Sink {
   }
 }
 
+/** Their errors come with the callback, and once more as an event, which without a listener would end the process. */
+const heard = new WeakSet<AuditStream>()
+
 function streamSink(stream: AuditStream): Sink {
-  // Who writes is told by the callback; without a listener the process would end.
-  const ignore = () => {}
-  stream.on('error', ignore)
+  if (!heard.has(stream)) stream.on('error', () => {})
+  heard.add(stream)
   return {
     most: 1,
     write: (text) =>
@@ -974,7 +979,7 @@ function streamSink(stream: AuditStream): Sink {
       }),
     isThere: () => true,
     retire: () => {},
-    close: async () => void stream.off('error', ignore),
+    close: async () => {},
   }
 }
 
@@ -1083,23 +1088,35 @@ async function lastSetAside(path: string): Promise<Link | undefined> {
 
 const NEWLINE = 10
 
-/** The last whole line of a file, and what comes after it. @throws (rejects) where the file is no trail. */
-async function tailOf(handle: FileHandle): Promise<{ isFile: boolean; tail?: Link; torn: Buffer }> {
+interface Tail {
+  isFile: boolean
+  last?: Link
+  /** What comes after the last whole line. */
+  torn: Buffer
+  isUnended: boolean
+}
+
+/** How a file ends. @throws (rejects) where it is no trail. */
+async function tailOf(handle: FileHandle): Promise<Tail> {
   const stats = await handle.stat()
-  if (!stats.isFile()) return { isFile: false, torn: Buffer.alloc(0) }
+  if (!stats.isFile()) return { isFile: false, torn: Buffer.alloc(0), isUnended: false }
   for (let length = BATCH; ; length *= 4) {
     const start = Math.max(0, stats.size - length)
     const { buffer } = await handle.read(Buffer.alloc(stats.size - start), 0, stats.size - start, start)
-    for (let end = buffer.lastIndexOf(NEWLINE); end >= 0; end = end > 0 ? buffer.lastIndexOf(NEWLINE, end - 1) : -1) {
-      const before = end > 0 ? buffer.lastIndexOf(NEWLINE, end - 1) : -1
+    const isUnended = buffer.length > 0 && buffer.at(-1) !== NEWLINE
+    let end = isUnended ? buffer.length : buffer.length - 1
+    while (end > 0) {
+      const before = buffer.lastIndexOf(NEWLINE, end - 1)
       if (before < 0 && start > 0) break
-      const line = readLine(buffer.subarray(before + 1, end))
-      if (line && line.hash === line.due) return { isFile: true, tail: line, torn: buffer.subarray(end + 1) }
+      const last = readLine(buffer.subarray(before + 1, end))
+      if (last && last.hash === last.due) return { isFile: true, last, torn: buffer.subarray(end + 1), isUnended }
+      end = before
     }
     if (start > 0) continue
-    const isTrail = buffer.length === 0 || '{"seq":'.startsWith(buffer.toString('utf8', 0, 7))
+    const isTrail =
+      buffer.length === 0 || buffer.subarray(0, 7).equals(Buffer.from('{"seq":').subarray(0, buffer.length))
     if (!isTrail) throw new Error('a file that is no audit trail')
-    return { isFile: true, torn: buffer }
+    return { isFile: true, torn: buffer, isUnended }
   }
 }
 
@@ -1198,16 +1215,20 @@ async function* numbered(lines: Iterable<string> | AsyncIterable<string>): Async
   for await (const it of lines) yield { bytes: Buffer.from(it), line: ++line, isWhole: true }
 }
 
+function contentOf(file: string): AsyncIterable<Buffer> {
+  const source = createReadStream(file)
+  if (!file.endsWith('.gz')) return source
+  // Whoever stops reading, or cannot, ends both; the one that is read tells why.
+  return pipeline(source, createGunzip(), () => {})
+}
+
 /** As if the files were one. */
 async function* linesOf(files: readonly string[]): AsyncGenerator<Place> {
   let parts: Buffer[] = []
   let begun: { file: string; line: number } | undefined
   for (const file of files) {
-    const source = createReadStream(file)
     let line = 1
-    const gunzip = createGunzip()
-    source.on('error', (error) => gunzip.destroy(error))
-    for await (const chunk of file.endsWith('.gz') ? source.pipe(gunzip) : source) {
+    for await (const chunk of contentOf(file)) {
       let from = 0
       for (let end = chunk.indexOf(NEWLINE); end >= 0; end = chunk.indexOf(NEWLINE, from)) {
         const bytes = Buffer.concat([...parts, chunk.subarray(from, end)])
