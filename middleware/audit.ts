@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { createReadStream, realpathSync, statSync } from 'node:fs'
+import { createReadStream, realpathSync, type Stats, statSync } from 'node:fs'
 import { type FileHandle, open, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
 import { pipeline } from 'node:stream'
@@ -155,8 +155,9 @@ export interface AuditRecord {
  *         assert record['prev'] == prev, record['seq']
  *         prev = record['hash']
  *
- * One process writes to a file; in it, any number of instances share the trail. A file that is moved or removed is begun
- * anew, and the trail goes on there. First on the line it sees what the client sees.
+ * Any number of instances of one process share the trail of a file. So do processes, as a rule: each goes on from what
+ * it finds there, but two that write at the very same moment break the chain; give each a file of its own. A file that is
+ * moved or removed is begun anew, and the trail goes on there. First on the line it sees what the client sees.
  *
  * @throws `TypeError` where an option cannot be understood. `listen` rejects where the file cannot be opened, or is not a trail.
  * @example createProxy().use(audit({ file: '/var/log/mcp/audit.jsonl', rotate: { interval: '1d', compress: true } }))
@@ -885,7 +886,7 @@ class Trail {
       const last = there ?? (isFile ? await lastSetAside(path) : undefined)
       const written = this.#doubt.findIndex(({ hash }) => hash === last?.hash)
       this.#settle(written)
-      if (last && this.#last.seq === 0) this.#last = last
+      if (last && last.seq > this.#last.seq) this.#last = last
       if (!rotate) return fileSink(path, handle)
     } catch (error) {
       await handle.close()
@@ -983,23 +984,43 @@ function streamSink(stream: AuditStream): Sink {
   }
 }
 
-/** Whether a path still leads to the file that was opened. */
-async function leadsTo(path: string, { ino, dev }: { ino: number; dev: number }): Promise<boolean> {
-  try {
-    const now = await stat(path)
-    return now.ino === ino && now.dev === dev
-  } catch {
-    return false
+/** A file as it should be: other than that, somebody has moved it, or written to it. */
+class Known {
+  readonly #path: string
+  readonly #stats: Stats
+  #size: number
+
+  constructor(path: string, stats: Stats) {
+    this.#path = path
+    this.#stats = stats
+    this.#size = stats.size
+  }
+
+  grew(text: string | Buffer): void {
+    this.#size += Buffer.byteLength(text)
+  }
+
+  async isSame(): Promise<boolean> {
+    try {
+      const { ino, dev, size } = await stat(this.#path)
+      const isIt = ino === this.#stats.ino && dev === this.#stats.dev
+      return isIt && (size === this.#size || !this.#stats.isFile())
+    } catch {
+      return false
+    }
   }
 }
 
 async function fileSink(path: string, handle: FileHandle): Promise<Sink> {
-  const opened = await handle.stat()
+  const known = new Known(path, await handle.stat())
   let isRetired = false
   return {
     most: BATCH,
-    write: (text) => handle.appendFile(text),
-    isThere: () => !isRetired && leadsTo(path, opened),
+    async write(text) {
+      await handle.appendFile(text)
+      known.grew(text)
+    },
+    isThere: () => !isRetired && known.isSame(),
     retire: () => {
       isRetired = true
     },
@@ -1017,7 +1038,7 @@ async function rotatingSink(path: string, rotate: AuditRotation, warn: (text: st
     ...(maxFiles !== undefined && { maxFiles, history: `${basename(path)}.history` }),
     ...(compress && { compress: 'gzip' as const }),
   })
-  let opened: { ino: number; dev: number } | undefined
+  let known: Known | undefined
   let isRetired = false
   let failure: Error | undefined
   stream.on('warning', ({ message }) => warn(message))
@@ -1025,13 +1046,18 @@ async function rotatingSink(path: string, rotate: AuditRotation, warn: (text: st
     failure = error
   })
   stream.on('rotation', () => {
-    opened = undefined
+    known = undefined
   })
   stream.on('open', () => {
-    opened = statSync(path)
+    known = new Known(path, statSync(path))
     // The library takes a write that a full disk has cut short for a whole one.
     const { file } = stream as unknown as { file: FileHandle }
-    Object.assign(file, { write: (chunk: Buffer) => file.appendFile(chunk) })
+    const write = async (chunk: Buffer) => {
+      const before = known
+      await file.appendFile(chunk)
+      before?.grew(chunk)
+    }
+    Object.assign(file, { write })
   })
   await new Promise<void>((resolve, reject) => {
     stream.once('open', () => resolve())
@@ -1043,7 +1069,7 @@ async function rotatingSink(path: string, rotate: AuditRotation, warn: (text: st
       new Promise((resolve, reject) => {
         stream.write(text, (error) => (error ? reject(failure ?? error) : resolve()))
       }),
-    isThere: () => !isRetired && !stream.destroyed && (opened === undefined || leadsTo(path, opened)),
+    isThere: () => !isRetired && !stream.destroyed && (known === undefined || known.isSame()),
     retire: () => {
       isRetired = true
     },

@@ -629,7 +629,7 @@ describe('the file', () => {
     const { app: later, start } = running(next)
     await start()
     await later.close()
-    await app.close()
+    await app.close({ urgent: true })
     expect(await verifyAudit({ files: join(folder, 'copy.jsonl') })).toMatchObject({ ok: true, records: 5 })
   })
 
@@ -645,6 +645,58 @@ describe('the file', () => {
     expect(await verifyAudit({ files: [`${file}.old`, file] })).toMatchObject({ ok: true, records: 4 })
     expect(await verifyAudit({ files: file })).toMatchObject({ ok: true, records: 2, first: { seq: 3 } })
     expect(errors).toEqual([])
+  })
+})
+
+describe('somebody else writes to the file, too', () => {
+  test('another process, in turn: the trail is one', async () => {
+    const other = await import(`${new URL('../../middleware/audit.ts', import.meta.url).href}?another`)
+    const one = startedWith(audit({ file }))
+    await one.fromClient({ ...call, id: 'first' })
+    const two = startedWith(other.audit({ file, rotate: { size: '1M' } }))
+    await two.fromClient({ ...call, id: 'second' })
+    for (let id = 0; id < 3; id++) {
+      await one.fromClient({ ...call, id })
+      await two.fromClient({ ...call, id: `${id}` })
+    }
+    await one.app.close({ urgent: true })
+    await two.app.close({ urgent: true })
+    expect(parsed(linesOf(file)).flatMap(({ event, id }) => (event === 'request' ? [id] : []))).toEqual([
+      'first',
+      'second',
+      0,
+      '0',
+      1,
+      '1',
+      2,
+      '2',
+    ])
+    expect(await verifyAudit({ files: file })).toMatchObject({ ok: true, records: linesOf(file).length })
+  })
+
+  test('what is no record is told of', async () => {
+    const proxy = startedWith(audit({ file }))
+    await proxy.fromClient(call)
+    appendFileSync(file, 'hello\n')
+    await proxy.fromServer({ id: 7, result: {} })
+    await proxy.app.close()
+    expect(parsed(linesOf(file).filter((it) => it !== 'hello')).map(({ event, torn }) => [event, torn])).toEqual([
+      ['start', undefined],
+      ['request', undefined],
+      ['recovered', { bytes: 5, hash: sha256('hello') }],
+      ['outcome', undefined],
+      ['stop', undefined],
+    ])
+    expect(await verifyAudit({ files: file })).toMatchObject({ ok: true, records: 5 })
+  })
+
+  test('lines that are taken off the end are missed', async () => {
+    const proxy = startedWith(audit({ file }))
+    for (let id = 0; id < 4; id++) await proxy.fromClient({ ...call, id })
+    const lines = linesOf(file)
+    truncateSync(file, statSync(file).size - lines.at(-1)!.length - 1)
+    await proxy.app.close({ urgent: true })
+    expect(await verifyAudit({ files: file })).toMatchObject({ ok: false, line: 5 })
   })
 })
 
@@ -694,7 +746,7 @@ describe('rotation', () => {
     const app = createProxy().use(audit({ file, rotate: { size: '1K', maxFiles: 3 } }))
     const proxy = testProxy(app)
     for (let id = 0; id < 30; id++) await proxy.fromClient({ ...call, id })
-    await app.close()
+    await app.close({ urgent: true })
     expect(aside()).toHaveLength(3)
     const verdict = await verifyAudit({ files: [...aside(), 'audit.jsonl'].map((it) => join(folder, it)) })
     expect(verdict).toMatchObject({ ok: true, last: { seq: 62 } })
