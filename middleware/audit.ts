@@ -806,7 +806,7 @@ class Trail {
     if (this.#sink && !(await this.#sink.isThere())) await this.#abandonSink()
     const sink = await this.#opened()
     const lines = this.#chain(sink.most)
-    if (lines.length === 0) return
+    if (lines.length === 0) return this.#recovered()
     this.#doubt = lines
     const timer = setTimeout(() => this.#troubled(`a write takes longer than ${PATIENCE} ms`), PATIENCE).unref()
     try {

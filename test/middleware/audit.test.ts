@@ -742,6 +742,19 @@ describe('rotation', () => {
     })
   })
 
+  test('that fails once the lines are written: none is written twice', async () => {
+    // The library keeps the names of the files there, and finds out after it has moved one.
+    mkdirSync(`${file}.history`)
+    const proxy = startedWith(audit({ file, rotate: { size: '1B', maxFiles: 9 } }))
+    expect((await proxy.fromClient(call)).toServer).toHaveLength(1)
+    expect((await proxy.fromServer({ id: 7, result: {} })).toClient).toHaveLength(1)
+    await vi.waitFor(() => expect(proxy.errors.at(-1)).toBe('audit: written again'))
+    await proxy.app.close()
+    const files = aside().map((it) => join(folder, it))
+    expect(brief(files.flatMap(linesOf)).slice(0, 3)).toEqual(['start', 'request 7', 'outcome 7 ok'])
+    expect(await verifyAudit({ files })).toMatchObject({ ok: true, first: { seq: 1 } })
+  })
+
   test('the oldest files go; what is left can be verified', async () => {
     const app = createProxy().use(audit({ file, rotate: { size: '1K', maxFiles: 3 } }))
     const proxy = testProxy(app)
@@ -897,6 +910,9 @@ describe('a trail that takes no more', () => {
     const seen = (await Promise.all(answers)).flatMap(({ toClient }) => toClient as { id: number }[])
     seen.sort((a, b) => a.id - b.id)
     expect(seen).toMatchObject([1, 2, 3, 4].map((id) => ({ id, error: overloaded })))
+    pending.shift()!()
+    await turnOfLoop()
+    expect(errors).toHaveLength(1)
     const release = setInterval(() => pending.shift()?.(), 1)
     await vi.waitFor(() => expect(errors).toHaveLength(2))
     clearInterval(release)
