@@ -1,5 +1,6 @@
-import { readdirSync } from 'node:fs'
+import { readdirSync, writeFileSync } from 'node:fs'
 import { basename } from 'node:path'
+import { createGenerator, type Schema } from 'ts-json-schema-generator'
 import { defineConfig } from 'tsup'
 
 /** Each middleware is a module of its own, so that one that is not used is not loaded. */
@@ -7,6 +8,27 @@ const shelf = Object.fromEntries(
   readdirSync('middleware').map((file) => [`middleware/${basename(file, '.ts')}`, `middleware/${file}`]),
 )
 const library = { index: 'src/index.ts', testing: 'src/testing.ts', ...shelf }
+
+/** The JSON Schema of a configuration file, for editors and for the command: what the types and their comments say. */
+function schema(): Schema {
+  const options = { tsconfig: 'tsconfig.json', functions: 'hide', skipTypeCheck: true } as const
+  const file = createGenerator({ ...options, path: 'src/config.ts' }).createSchema('ConfigFile')
+  const shelf = createGenerator({ ...options, path: 'middleware/index.ts' }).createSchema('Shelf')
+  const definitions = { ...file.definitions, ...shelf.definitions }
+  const named = definitions.Shelf as Schema
+  const stack = (definitions.ConfigFile as Schema).properties?.use as Schema
+  const modules = { ...named, required: undefined, additionalProperties: true, minProperties: 1, maxProperties: 1 }
+  stack.items = { anyOf: [{ type: 'string', examples: Object.keys(named.properties ?? {}) }, modules] }
+  for (const it of Object.values(definitions)) withoutProse(it as Schema)
+  return { $schema: file.$schema, title: 'Open MCP Proxy', $ref: '#/definitions/ConfigFile', definitions }
+}
+
+/** A default that is told in words is no value that an editor could put in. */
+function withoutProse(definition: Schema): void {
+  for (const property of Object.values(definition.properties ?? {}) as Schema[]) {
+    if (typeof property.default === 'string' && property.type !== 'string') delete property.default
+  }
+}
 
 export default defineConfig({
   entry: { ...library, cli: 'src/cli.ts' },
@@ -18,4 +40,7 @@ export default defineConfig({
   dts: { entry: library },
   // A middleware imports the package by its name, so that it shares the one copy of it with everybody.
   external: [/^open-mcp-proxy/],
+  async onSuccess() {
+    writeFileSync('dist/schema.json', `${JSON.stringify(schema(), null, 2)}\n`)
+  },
 })

@@ -70,6 +70,8 @@ export class Application<State extends object = object> extends EventEmitter<App
   readonly #listening = new Set<Listening>()
   #serves = false
   readonly #started = new Set<Definition<this>>()
+  /** What was replaced is being closed. */
+  #retiring: Promise<unknown> = Promise.resolve()
   #closing: Promise<void> | undefined
   #isClosed = false
   #dropped = 0
@@ -101,15 +103,33 @@ export class Application<State extends object = object> extends EventEmitter<App
 
   /**
    * Puts a new line in place of the old one, for messages that come from now on. Sessions stay, and requests in flight
-   * get their answers through the line that they left by. Where the application serves, what is new is started first;
-   * what was taken out is closed with the application.
+   * get their answers through the line that they left by. Where the application serves, what is new is started first,
+   * and what was taken out is closed when nothing goes through it any more.
    *
    * @throws (rejects) what a middleware's `start` throws; the old line stays.
    */
   async replace(...middleware: Middleware<State>[]): Promise<void> {
     const stack = lineOf(middleware.map((it) => checked(it as Middleware)))
     if (this.#serves) await this.#start(stack)
+    const before = definitionsOf<this>(this.#stack)
     this.#stack = stack
+    const retired = Promise.all([...this.#bridges].map((it) => it.past())).then(() => this.#retire(before))
+    this.#retiring = Promise.all([this.#retiring, retired])
+  }
+
+  async #retire(definitions: readonly Definition<this>[]): Promise<void> {
+    for (const definition of definitions) {
+      if (definitionsOf<this>(this.#stack).includes(definition) || !this.#started.delete(definition)) continue
+      await this.#end(definition)
+    }
+  }
+
+  async #end({ close }: Definition<this>): Promise<void> {
+    try {
+      await close?.()
+    } catch (error) {
+      this.#report(error as Error)
+    }
   }
 
   /**
@@ -222,14 +242,18 @@ export class Application<State extends object = object> extends EventEmitter<App
     if (this.#isClosed) throw new Error('listen(): expected an application that is open, this one was closed')
   }
 
+  /** What one of them throws is thrown; what was started before it is closed again. */
   async #start(stack: Stack<Passage>): Promise<void> {
+    const begun: Definition<this>[] = []
     for (const definition of definitionsOf<this>(stack)) {
       if (this.#started.has(definition)) continue
       this.#started.add(definition)
       try {
         await definition.start?.(this)
+        begun.push(definition)
       } catch (error) {
         this.#started.delete(definition)
+        for (const it of begun) if (this.#started.delete(it)) await this.#end(it)
         throw error
       }
     }
@@ -249,13 +273,8 @@ export class Application<State extends object = object> extends EventEmitter<App
   #finish(error?: Error): Promise<void> {
     this.#isClosed = true
     this.#closing ??= (async () => {
-      for (const { close } of new Set([...this.#started, ...definitionsOf<this>(this.#stack)])) {
-        try {
-          await close?.()
-        } catch (failure) {
-          this.#report(failure as Error)
-        }
-      }
+      await this.#retiring
+      for (const it of new Set([...this.#started, ...definitionsOf<this>(this.#stack)])) await this.#end(it)
       this.emit('close', error)
     })()
     return this.#closing

@@ -78,6 +78,14 @@ export class Bridge {
     return this.#carrier.rest.isQuiet
   }
 
+  /** Resolves when what is on its way now has come to its end: messages have left, requests have their outcomes. */
+  async past(): Promise<void> {
+    const { rest, client, server } = this.#carrier
+    const asked = [...client.unfinished(), ...server.unfinished()]
+    const isPast = () => rest.active === 0 && asked.every(({ finished }) => finished)
+    await Promise.race([rest.until(isPast), this.closed])
+  }
+
   /** Starts both ends. Frames of the client are taken at once and wait for the server. */
   start(client: Wire, open: () => Wire | Promise<Wire>): void {
     void this.#attach(this.#carrier.client, client)

@@ -1,4 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto'
+import { setMaxListeners } from 'node:events'
 import { Caller } from './call.js'
 import type { Stack } from './compose.js'
 import { Context, type ErrorObject, type Result } from './context.js'
@@ -45,6 +46,8 @@ export class Carrier implements Crossing {
 
   constructor(options: CarrierOptions) {
     this.#options = options
+    // Every middleware may want to know of the end.
+    setMaxListeners(0, this.#abort.signal)
     this.client.far = this.server
     this.server.far = this.client
     const { upstream, principal, era } = options
@@ -288,7 +291,7 @@ export class Carrier implements Crossing {
     let told = 0
     for (const exchange of requester.unfinished()) {
       const { answered, ended, request, response, sent } = exchange
-      if (ended) this.finish(exchange)
+      if (ended) this.cancel(exchange, takenBack())
       if (ended || response?.handedOver || (answered && !all)) continue
       const error = inPhase(reason, sent ? 'sent' : 'not_sent')
       const held = response ?? request
@@ -322,6 +325,11 @@ export class Carrier implements Crossing {
   ownId(): string {
     return `${this.#ownPrefix}${++this.#ownSerial}`
   }
+}
+
+/** Why a listen stream is over that its server ended by `notifications/cancelled` (2026-07-28, basic/utilities/cancellation). */
+export function takenBack(): DOMException {
+  return new DOMException('The stream was ended by its server', 'AbortError')
 }
 
 const done = Promise.resolve()

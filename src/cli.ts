@@ -1,18 +1,20 @@
 #!/usr/bin/env node
 import { createRequire } from 'node:module'
 import { Command, CommanderError, Option } from 'commander'
+import { type Level, levels } from './config.js'
+import { examples, synopsis } from './help.js'
 import type { HttpOptions } from './listener/index.js'
-import { FAILURE, type Level, levels, messageOf, say, serve, USAGE } from './serve.js'
+import type { ReplayCommandOptions } from './rerun.js'
+import { FAILURE, messageOf, say, serve, takeStdout, USAGE, used } from './serve.js'
 import type { Upstream } from './upstream/index.js'
 import {
   parseCount,
-  parseHeader,
-  parseHeaders,
   parseListen,
   parseSeconds,
-  parseUrl,
+  parseServer,
   parseVariable,
   secretsOf,
+  type UrlFlags,
   UsageError,
 } from './values.js'
 
@@ -20,14 +22,14 @@ import {
 const LINGER = 1_000
 
 const COMMANDS = 'stdio, sse, http or --url URL'
-/** The hidden command that `--url` without one stands for. */
+/** The hidden command that options without one stand for: `--url`, or a configuration file. */
 const DETECT = 'detect'
 
 const { version } = createRequire(import.meta.url)('../package.json') as { version: string }
 
 interface CommonOptions {
   use?: string[]
-  logLevel: Level
+  logLevel?: Level
   listen?: string
   path?: string
   allowOrigin?: string[]
@@ -39,12 +41,12 @@ interface CommonOptions {
   allowUnauthenticated?: boolean
 }
 
-interface UrlOptions extends CommonOptions {
-  url?: string
-  header?: string[]
-  headers?: string[]
-  timeout: string
-  sseReadTimeout: string
+interface UrlOptions extends CommonOptions, UrlFlags {}
+
+interface FileOptions extends UrlOptions {
+  config?: string
+  server?: string
+  watch?: boolean
 }
 
 interface StdioOptions extends CommonOptions {
@@ -87,18 +89,49 @@ function tokenOf({ token, tokenEnv }: CommonOptions): string | undefined {
   throw new UsageError(`--token-env: expected a variable with a token in it, ${tokenEnv} is not set`)
 }
 
-async function serveUrl(options: UrlOptions, type?: 'http' | 'sse'): Promise<void> {
-  if (options.url === undefined) throw new UsageError('expected --url URL, got none')
-  const headers = Object.fromEntries([
-    ...(options.headers ?? []).flatMap((text) => parseHeaders(text)),
-    ...(options.header ?? []).map((text) => parseHeader(text, process.env)),
-  ])
-  const url = parseUrl(options.url)
-  const timeout = parseSeconds('--timeout', options.timeout)
-  const sseReadTimeout = parseSeconds('--sse-read-timeout', options.sseReadTimeout, { zero: true })
-  const upstream: Upstream = { url, type, headers, timeout, sseReadTimeout }
+function serveOne(upstream: Upstream, options: CommonOptions, headers: Record<string, string> = {}): Promise<void> {
+  const { use, logLevel } = options
   const http = httpOf(options)
-  return serve(upstream, { ...options, http, secrets: secretsOf(headers, url, http?.token) })
+  const url = 'url' in upstream ? new URL(upstream.url) : undefined
+  const secrets = secretsOf(headers, url, http?.token)
+  return serve(upstream, {
+    http,
+    begin: async (app) => void app.use(...(await used(use))),
+    logLevel,
+    secrets: () => secrets,
+  })
+}
+
+/** What a file says; what the command line says of the same stands before it. */
+async function serveFile(options: FileOptions): Promise<void> {
+  const { config: file, server, watch } = options
+  // The file may be code, which may print.
+  takeStdout()
+  const { ConfigStack } = await import('./configuration/index.js')
+  const http = httpOf(options)
+  const live = await ConfigStack.open({ file, server, http, env: process.env, directory: process.cwd() })
+  if (!live)
+    throw new UsageError(`expected ${COMMANDS}, or a proxy.config.{ts,js,json} here, got neither; see omproxy --help`)
+  const { upstream, http: listen, logLevel } = live.configuration
+  await serve(upstream, {
+    http: listen,
+    begin: async (app) => live.begin(app, await used(options.use)),
+    reloadable: live,
+    watch,
+    logLevel: options.logLevel ?? logLevel,
+    secrets: () => live.configuration.secrets,
+  })
+}
+
+async function serveUrl(options: UrlOptions, type?: 'http' | 'sse'): Promise<void> {
+  const server = parseServer(options, process.env)
+  return serveOne({ ...server, type }, options, server.headers)
+}
+
+async function serveNoFile(options: FileOptions): Promise<void> {
+  const [lost] = (['config', 'server', 'watch'] as const).filter((name) => options[name] !== undefined)
+  if (lost !== undefined) throw new UsageError(`--${lost}: expected a configuration file instead of --url, got both`)
+  return serveUrl(options)
 }
 
 /** An option that may be given several times. */
@@ -112,7 +145,7 @@ function several(flags: string, description: string): Option {
 function common(command: Command): Command {
   return command
     .addOption(several('--use <module>', 'middleware, in order: MODULE[#EXPORT][=JSON]'))
-    .addOption(new Option('--log-level <level>', 'what goes to stderr').choices(levels).default('warn'))
+    .addOption(new Option('--log-level <level>', 'what goes to stderr (default: "warn")').choices(levels))
     .option('--listen <address>', 'serve clients over HTTP at [HOST:]PORT, not the one on stdin and stdout')
     .option('--path <path>', 'where Streamable HTTP is served (default: "/mcp"); also /sse, /messages, /healthz')
     .addOption(several('--allow-origin <origin>', 'a web page of this origin may use the proxy'))
@@ -137,29 +170,6 @@ function overUrl(command: Command): Command {
   )
 }
 
-const synopsis = `stdio [options] [--] COMMAND [ARGS...]
-       omproxy sse --url URL [options]
-       omproxy http --url URL [options]
-       omproxy --url URL [options]     (finds out which of the two transports it is)`
-
-const examples = `
-omproxy stdio --help, omproxy sse --help, omproxy http --help: their options.
-
-Examples:
-  omproxy stdio -- npx -y @modelcontextprotocol/server-everything
-  omproxy stdio --use logger --env LOG=1 -- python -m my_server --verbose
-  omproxy sse --url https://mcp.example.com/sse --header 'Authorization: Bearer $TOKEN'
-  omproxy sse --url http://localhost:8080/sse --headers k=v,k2=v2 --timeout 5 --sse-read-timeout 300
-  omproxy http --url https://mcp.example.com/mcp --use ./redact.js --use 'logger={"arguments":true}'
-  omproxy --url https://mcp.example.com/mcp --log-level debug
-  omproxy stdio --listen 3000 --use logger -- npx -y @modelcontextprotocol/server-everything
-  omproxy http --listen 0.0.0.0:3000 --token-env TOKEN --allow-host mcp.lan --url https://mcp.example.com/mcp
-
-Middleware: 'logger' is one of this package's, './redact.js' a file, 'pkg/audit#audit={"file":"a.jsonl"}' an
-export of a package's module, called with the options after '='. The first --use is next to the client.
-
-Exit codes: 0 the client left, 1 failure, 2 usage, 69 the server could not be started or reached, 128 + signal.`
-
 function program(): Command {
   const root = new Command('omproxy')
     .usage(synopsis)
@@ -183,14 +193,10 @@ function program(): Command {
     .option('--cwd <directory>', 'where to start the server')
     .passThroughOptions()
     .action(async (command: string, args: string[], options: StdioOptions) => {
-      const http = httpOf(options)
       const own = Object.fromEntries((options.env ?? []).map(parseVariable))
       // Who started us to speak to one server set our environment for it. Behind a port it is ours alone.
-      const env = http ? own : { ...process.env, ...own }
-      await serve(
-        { command, args, env, cwd: options.cwd },
-        { ...options, http, secrets: secretsOf({}, undefined, http?.token) },
-      )
+      const env = options.listen === undefined ? { ...process.env, ...own } : own
+      await serveOne({ command, args, env, cwd: options.cwd }, options)
     })
   overUrl(root.command('sse'))
     .description('a server that speaks the HTTP+SSE transport of 2024-11-05')
@@ -199,17 +205,38 @@ function program(): Command {
     .description('a server that speaks Streamable HTTP')
     .action((options: UrlOptions) => serveUrl(options, 'http'))
   overUrl(root.command(DETECT, { hidden: true }))
-    .description('a server that speaks Streamable HTTP, or else the HTTP+SSE transport of 2024-11-05')
-    .action((options: UrlOptions) => serveUrl(options))
+    .description(
+      'a server that speaks Streamable HTTP, or else the HTTP+SSE transport of 2024-11-05; or what a file says',
+    )
+    .option('--config <file>', 'a configuration file (default: proxy.config.{ts,js,json} in this directory)')
+    .option('--server <name>', 'one of its mcpServers')
+    .option('--watch', 'reload its stack when it changes')
+    .action((options: FileOptions) => (options.url === undefined ? serveFile(options) : serveNoFile(options)))
+  overUrl(root.command('replay'))
+    .description('answer a client from a recording, or hold a server against it')
+    .usage(
+      '[options] FILE\n       omproxy replay [options] FILE -- COMMAND [ARGS...]\n       omproxy replay [options] FILE --url URL',
+    )
+    .argument('<file>', 'what the middleware record wrote')
+    .argument('[command...]', 'the server that is held against it')
+    .addOption(
+      new Option('--match <how>', 'in the recorded order, or any (default: "strict")').choices(['strict', 'call']),
+    )
+    .option('--session <session>', 'the one to take: its id, or its place in the file')
+    .addOption(several('--ignore <path>', '[METHOD:]PATH of what may differ, as in result.content[*].text'))
+    .option('--answer-timeout <seconds>', "for each of the server's messages", '30')
+    .action(async (file: string, command: string[], options: ReplayCommandOptions & CommonOptions) => {
+      await (await import('./rerun.js')).replayCommand(file, command, options, httpOf(options))
+    })
   for (const command of [root, ...root.commands]) command.exitOverride().configureOutput({ outputError: () => {} })
   return root
 }
 
-/** `--url` alone, without a word before it, lets the transport be found out. */
+/** Options alone, or nothing, without a word before them: the transport is found out, or a file says all. */
 function withCommand(args: string[]): string[] {
   const [first] = args
   const isOption = first?.startsWith('-') && !['-h', '--help', '-V', '--version'].includes(first)
-  return isOption ? [DETECT, ...args] : args
+  return isOption || first === undefined ? [DETECT, ...args] : args
 }
 
 /** What commander found wrong, in one line: what was expected and what came, but no value, which may be secret. */
@@ -227,7 +254,6 @@ function usageOf({ code, message }: CommanderError): string {
 
 async function main(args: string[]): Promise<void> {
   try {
-    if (args.length === 0) throw new UsageError(`expected ${COMMANDS}, got nothing; see omproxy --help`)
     await program().parseAsync(withCommand(args), { from: 'user' })
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return

@@ -42,7 +42,8 @@ export interface Definition<App = unknown> {
 }
 
 /**
- * Gives a middleware what it needs beyond messages: a role, a say over HTTP requests, a start and a close.
+ * Gives a middleware what it needs beyond messages: a role, a say over HTTP requests, a start and a close. They become
+ * properties of the very function: one that several lines share wants one definition.
  *
  * @example
  * const audit = define({ role: 'observe', close: () => file.close() }, async function audit(ctx, next) { … })

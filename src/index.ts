@@ -1,3 +1,4 @@
+export { hasTwins, isAlike } from './alike.js'
 export {
   Application,
   type ApplicationEvents,
@@ -6,6 +7,15 @@ export {
   createProxy,
   type Stats,
 } from './application.js'
+export {
+  type CommandServer,
+  type ConfigFile,
+  defineProxy,
+  type Level,
+  type McpServer,
+  type ProxyConfig,
+  type UrlServer,
+} from './config.js'
 export type {
   Context,
   Direction,
@@ -25,6 +35,7 @@ export type {
 } from './context.js'
 export { type Admission, type AdmitRequest, type Definition, define, type HttpAnswer, type Role } from './define.js'
 export { type Phase, type ProxyErrorData, type ProxyErrorOptions, proxyError, type Reason, RpcError } from './error.js'
+export { glob } from './glob.js'
 export {
   type Accept,
   type Accepted,

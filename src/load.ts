@@ -14,6 +14,8 @@ export interface Reference {
   readonly options?: unknown
 }
 
+/** Of the shelf, but no middleware. */
+const UPSTREAM = 'replay'
 const CONDITIONS = new Set(['node', 'import'])
 const HERE = new URL(import.meta.url)
 
@@ -24,13 +26,10 @@ const HERE = new URL(import.meta.url)
 export function parseReference(text: string): Reference {
   const equals = text.indexOf('=')
   const target = equals < 0 ? text : text.slice(0, equals)
-  const hash = target.indexOf('#')
-  const module = hash < 0 ? target : target.slice(0, hash)
-  const name = hash < 0 ? undefined : target.slice(hash + 1)
-  if (module === '' || name === '') throw new UsageError(`--use: expected MODULE[#EXPORT][=JSON], got "${target}"`)
-  if (equals < 0) return { module, name }
+  const factory = parseTarget(target, '--use: expected MODULE[#EXPORT][=JSON]')
+  if (equals < 0) return factory
   try {
-    return { module, name, options: JSON.parse(text.slice(equals + 1)) }
+    return { ...factory, options: JSON.parse(text.slice(equals + 1)) }
   } catch (error) {
     const [at] = /at position \d+/.exec((error as Error).message) ?? ['']
     throw new UsageError(`--use ${target}: expected JSON after "=", got what does not parse ${at}`.trimEnd())
@@ -38,15 +37,46 @@ export function parseReference(text: string): Reference {
 }
 
 /**
+ * `MODULE[#EXPORT]`
+ * @throws `UsageError` that begins with what was expected
+ */
+export function parseTarget(target: string, expected: string): Reference {
+  const hash = target.indexOf('#')
+  const module = hash < 0 ? target : target.slice(0, hash)
+  const name = hash < 0 ? undefined : target.slice(hash + 1)
+  if (module === '' || name === '') throw new UsageError(`${expected}, got "${target}"`)
+  return { module, name }
+}
+
+/** The middleware of `--use`, in order. @throws (rejects) `UsageError` */
+export async function loadUsed(use: readonly string[] = []): Promise<Middleware[]> {
+  const stack: Middleware[] = []
+  for (const reference of use.map(parseReference)) stack.push(...(await loadMiddleware(reference, process.cwd())))
+  return stack
+}
+
+type Exports = Record<string, unknown>
+
+export interface LoadOptions {
+  /** What an error begins with. @default '--use MODULE' */
+  label?: string
+  /** Imports what is no package's. @default import(…) */
+  importFile?: (url: URL) => Promise<Exports>
+}
+
+/**
  * Loads the factory that a reference names, from a directory, and makes its middleware.
  * @throws (rejects) `UsageError`, in one line.
  */
-export async function loadMiddleware(reference: Reference, directory: string): Promise<Middleware[]> {
-  const label = `--use ${reference.module}`
-  const url = await resolve(reference.module, directory)
-  let exports: Record<string, unknown>
+export async function loadMiddleware(
+  reference: Reference,
+  directory: string,
+  { label = `--use ${reference.module}`, importFile = importModule }: LoadOptions = {},
+): Promise<Middleware[]> {
+  const url = await resolve(reference.module, directory, label)
+  let exports: Exports
   try {
-    exports = (await import(url.href)) as Record<string, unknown>
+    exports = await (isPath(reference.module) ? importFile : importModule)(url)
   } catch (error) {
     throw new UsageError(`${label}: the module could not be loaded: ${firstLine(error)}`)
   }
@@ -72,22 +102,37 @@ export async function loadMiddleware(reference: Reference, directory: string): P
   return list as Middleware[]
 }
 
-async function resolve(module: string, directory: string): Promise<URL> {
+function importModule(url: URL): Promise<Exports> {
+  return import(url.href)
+}
+
+/** Whether a module is a file of the user's. */
+export function isPath(module: string): boolean {
+  return isAbsolute(module) || /^\.{1,2}[\\/]/.test(module)
+}
+
+/** Where a module of this package is, or another that it can see. */
+export function moduleUrl(name: string): URL {
+  return moduleResolve(name, HERE, CONDITIONS)
+}
+
+async function resolve(module: string, directory: string, label: string): Promise<URL> {
   const bare = /^[A-Za-z][\w-]*$/.test(module)
   try {
-    if (bare) return moduleResolve(`open-mcp-proxy/middleware/${module}`, HERE, CONDITIONS)
+    if (bare) return moduleUrl(`open-mcp-proxy/middleware/${module}`)
     const specifier = isAbsolute(module) ? pathToFileURL(module).href : module
     return moduleResolve(specifier, pathToFileURL(join(directory, 'from-here.js')), CONDITIONS)
   } catch {
     const wanted = bare
-      ? `one of the shelf (${(await shelf()).join(', ')}), a path (./${module}.js) or a package's module`
+      ? `one of the shelf (${(await shelf()).filter((it) => it !== UPSTREAM).join(', ')}), a path (./${module}.js) or a package's module`
       : `a module ${isAbsolute(module) ? 'there' : `in ${directory} (a path begins with ./, ../ or /)`}`
-    throw new UsageError(`--use ${module}: expected ${wanted}, found none`)
+    throw new UsageError(`${label}: expected ${wanted}, found none`)
   }
 }
 
-async function shelf(): Promise<string[]> {
-  const index = moduleResolve('open-mcp-proxy/middleware', HERE, CONDITIONS)
+/** The names of this package's middleware. */
+export async function shelf(): Promise<string[]> {
+  const index = moduleUrl('open-mcp-proxy/middleware')
   const files = await readdir(fileURLToPath(new URL('.', index)))
   return files.filter((it) => it.endsWith('.js') && it !== 'index.js').map((it) => basename(it, '.js'))
 }

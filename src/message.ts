@@ -14,7 +14,7 @@ import {
   unexpected,
   walkArray,
 } from './json.js'
-import { rewrite } from './rewrite.js'
+import { type Origins, originsOf, rewrite } from './rewrite.js'
 import { type Head, parseError, Refusal, scan } from './scan.js'
 
 /** Streams that live as long as their session: nobody waits for their end (2026-07-28, basic/utilities/subscriptions). */
@@ -116,6 +116,7 @@ export class Message {
   #text: string | undefined
   #value: JSONRPCMessage | undefined
   #parsed = false
+  #origins: Origins | undefined
   /** What `JSON.stringify` makes of a value in which nothing changed, once that is known. */
   #canonical: string | undefined
 
@@ -133,13 +134,19 @@ export class Message {
 
   /** The same object each time. It may be changed in place. */
   get value(): JSONRPCMessage {
-    if (!this.#parsed) this.replace(JSON.parse(this.text) as JSONRPCMessage)
+    if (!this.#parsed) this.#take(JSON.parse(this.text) as JSONRPCMessage)
     return this.#value as JSONRPCMessage
   }
 
   replace(value: JSONRPCMessage): void {
     this.#value = value
     this.#parsed = true
+  }
+
+  /** Of a value that says what the frame does. */
+  #take(value: JSONRPCMessage): void {
+    this.replace(value)
+    this.#origins = originsOf(value)
   }
 
   /**
@@ -154,7 +161,7 @@ export class Message {
     const value = this.#value as JSONRPCMessage
     const canonical: string | undefined = JSON.stringify(value)
     if (canonical !== undefined && (canonical === this.#canonical || canonical === this.text)) return undefined
-    const frame = rewrite(this.frame, value)
+    const frame = rewrite(this.frame, value, this.#origins)
     // JSON.stringify writes null for 1e400 too: such a text does not prove that nothing changed.
     const proof = canonical?.includes('null') ? undefined : canonical
     if (frame === undefined) {
@@ -162,7 +169,7 @@ export class Message {
       return undefined
     }
     const next = new Message(frame, this.#successor(frame))
-    next.replace(value)
+    next.#take(value)
     next.#canonical = proof
     this.#value = undefined
     this.#parsed = false

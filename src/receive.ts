@@ -1,5 +1,5 @@
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
-import type { Carrier } from './carrier.js'
+import { type Carrier, takenBack } from './carrier.js'
 import type { Context, ErrorObject } from './context.js'
 import type { End } from './end.js'
 import { INVALID_REQUEST, inPhase, proxyError, type RpcError, reasons } from './error.js'
@@ -75,7 +75,7 @@ export class Receiver {
   /** Why a request is not taken at all. */
   #refusal(end: End, id: RequestId): ErrorObject | undefined {
     const known = end.requests.get(id)
-    if (known?.ended) this.#carrier.cancel(known, new DOMException('The stream was ended by its server', 'AbortError'))
+    if (known?.ended) this.#carrier.cancel(known, takenBack())
     else if (known) return { code: INVALID_REQUEST, message: `Invalid request: id ${JSON.stringify(id)} is in use` }
     const gone = end.far.gone ?? this.#options.closing(end)
     if (gone) return inPhase(gone, 'not_sent').toJSON()

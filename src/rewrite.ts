@@ -18,17 +18,46 @@ import {
 /**
  * The frame, changed so that it parses to what `JSON.parse(JSON.stringify(value))` is. Everything in which nothing
  * changed keeps its bytes: numbers that JavaScript cannot hold, escapes, white space, duplicate keys, and the order of
- * members. Elements of an array that were moved take their bytes along.
+ * members. Elements of an array that were moved take their bytes along; one that was also changed does where `origins`
+ * knows it.
  *
  * @returns undefined where nothing changed
  * @throws TypeError where `JSON.stringify` throws it (a BigInt, a circle), and for an undefined value
  */
-export function rewrite(frame: Uint8Array, value: unknown): Buffer | undefined {
+export function rewrite(frame: Uint8Array, value: unknown, origins: Origins = nowhere): Buffer | undefined {
   const root = serializable(value, '')
   if (root === undefined) throw new TypeError(`expected a JSON value, got ${typeof value}`)
   const bytes = asBuffer(frame)
   const edits: Edits = []
-  patch(bytes, skipSpace(bytes, 0), root, edits)
+  patch(bytes, skipSpace(bytes, 0), root, edits, origins)
+  return spliced(bytes, edits)
+}
+
+/** The place of objects in the arrays that they were parsed from. */
+export type Origins = ReadonlyMap<unknown, number>
+
+const nowhere: Origins = new Map()
+/** Down to the content of results and the messages of params: what lies deeper is hardly ever moved and changed at once. */
+const ORIGIN_DEPTH = 4
+
+/** What stands where in a value that was just parsed, for `rewrite` when it has been changed. */
+export function originsOf(value: unknown): Origins {
+  const origins = new Map<unknown, number>()
+  const visit = (value: unknown, depth: number) => {
+    if (typeof value !== 'object' || value === null || depth === 0) return
+    if (Array.isArray(value)) {
+      for (const [index, element] of value.entries()) {
+        if (typeof element === 'object' && element !== null) origins.set(element, index)
+        visit(element, depth - 1)
+      }
+    } else for (const key in value) visit((value as Record<string, unknown>)[key], depth - 1)
+  }
+  visit(value, ORIGIN_DEPTH)
+  return origins.size === 0 ? nowhere : origins
+}
+
+/** undefined where nothing changed */
+function spliced(bytes: Buffer, edits: Edits): Buffer | undefined {
   const live = edits.filter((edit) => edit !== undefined)
   return live.length === 0 ? undefined : splice(bytes, live)
 }
@@ -56,11 +85,12 @@ function serializable(value: unknown, key: string): unknown {
 }
 
 /** Collects what must change in the value at `at`, so that it becomes `value`; gives the offset after it. */
-function patch(bytes: Buffer, at: number, value: unknown, edits: Edits): number {
+function patch(bytes: Buffer, at: number, value: unknown, edits: Edits, origins: Origins): number {
   if (typeof value === 'object' && value !== null && !isRawJSON?.(value)) {
     if (Array.isArray(value)) {
-      if (bytes[at] === OPEN_ARRAY) return patchArray(bytes, at, value, edits)
-    } else if (bytes[at] === OPEN_OBJECT) return patchObject(bytes, at, value as Record<string, unknown>, edits)
+      if (bytes[at] === OPEN_ARRAY) return patchArray(bytes, at, value, edits, origins)
+    } else if (bytes[at] === OPEN_OBJECT)
+      return patchObject(bytes, at, value as Record<string, unknown>, edits, origins)
   }
   const end = skipValue(bytes, at)
   if (!says(bytes, at, end, value)) edits.push({ start: at, end, text: JSON.stringify(value) })
@@ -79,14 +109,20 @@ function says(bytes: Buffer, start: number, end: number, value: unknown): boolea
   return Object.is(number, value) || Object.is(number, value + 0)
 }
 
-function patchObject(bytes: Buffer, at: number, value: Record<string, unknown>, edits: Edits): number {
+function patchObject(
+  bytes: Buffer,
+  at: number,
+  value: Record<string, unknown>,
+  edits: Edits,
+  origins: Origins,
+): number {
   const found: (Source & { key: string; keyStart: number; kept: boolean })[] = []
   const last = new Map<string, number>()
   const end = walkObject(bytes, at, (keyStart, keyEnd, start) => {
     const key = stringOf(bytes, keyStart, keyEnd)
     const next = Object.prototype.propertyIsEnumerable.call(value, key) ? serializable(value[key], key) : undefined
     const from = edits.length
-    const end = next === undefined ? skipValue(bytes, start) : patch(bytes, start, next, edits)
+    const end = next === undefined ? skipValue(bytes, start) : patch(bytes, start, next, edits, origins)
     last.set(key, found.length)
     found.push({ key, keyStart, start, end, from, to: edits.length, kept: next !== undefined })
     return end
@@ -125,14 +161,14 @@ function isChanged(edits: Edits, { from, to }: Source): boolean {
   return false
 }
 
-function patchArray(bytes: Buffer, at: number, value: readonly unknown[], edits: Edits): number {
+function patchArray(bytes: Buffer, at: number, value: readonly unknown[], edits: Edits, origins: Origins): number {
   const mark = edits.length
   const next = Array.from(value, (element, index) => serializable(element, String(index)) ?? null)
   const found: Source[] = []
   const end = walkArray(bytes, at, (start) => {
     const from = edits.length
     const index = found.length
-    const end = index < next.length ? patch(bytes, start, next[index], edits) : skipValue(bytes, start)
+    const end = index < next.length ? patch(bytes, start, next[index], edits, origins) : skipValue(bytes, start)
     found.push({ start, end, from, to: edits.length })
     return end
   })
@@ -140,27 +176,31 @@ function patchArray(bytes: Buffer, at: number, value: readonly unknown[], edits:
     // One element that differs was changed; two or more may have been moved.
     const changed = [...found.keys()].filter((index) => isChanged(edits, found[index]!))
     if (changed.length < 2) return end
-    const take = taker(
-      bytes,
-      changed.map((index) => found[index]!),
-    )
+    const taker = new Taker(bytes, found, changed, origins)
     for (const index of changed) {
-      const source = take(next[index])
-      if (source === undefined) continue
+      const taken = taker.take(next[index])
+      if (taken === undefined || taken.source === found[index]) continue
       const { start, end, from, to } = found[index]!
       edits.fill(undefined, from, to)
-      edits.push({ start, end, text: bytes.subarray(source.start, source.end) })
+      edits.push({ start, end, text: taken.text })
     }
     return end
   }
   edits.length = mark
-  const pieces = rearranged(bytes, at, end, found, next)
+  const pieces = rearranged(bytes, at, end, found, next, origins)
   edits.push({ start: at, end, text: Buffer.concat(pieces) })
   return end
 }
 
 /** The text of an array whose elements came, went or moved. */
-function rearranged(bytes: Buffer, at: number, end: number, found: readonly Source[], next: readonly unknown[]) {
+function rearranged(
+  bytes: Buffer,
+  at: number,
+  end: number,
+  found: readonly Source[],
+  next: readonly unknown[],
+  origins: Origins,
+): Buffer[] {
   if (next.length === 0) return [Buffer.from('[]')]
   const [first, second] = found
   const usual = first && second ? bytes.subarray(first.end, second.start) : Buffer.from(',')
@@ -168,33 +208,72 @@ function rearranged(bytes: Buffer, at: number, end: number, found: readonly Sour
   for (let index = 1; index < found.length; index++) {
     before.set(found[index]!, bytes.subarray(found[index - 1]!.end, found[index]!.start))
   }
-  const take = taker(bytes, found)
+  const taker = new Taker(bytes, found, [...found.keys()], origins)
   const pieces: Buffer[] = []
   for (const element of next) {
-    const source = take(element)
+    const taken = taker.take(element)
     if (pieces.length === 0) pieces.push(bytes.subarray(at, first?.start ?? at + 1))
-    else pieces.push((source && before.get(source)) ?? usual)
-    pieces.push(source ? bytes.subarray(source.start, source.end) : Buffer.from(JSON.stringify(element)))
+    else pieces.push((taken && before.get(taken.source)) ?? usual)
+    pieces.push(taken?.text ?? Buffer.from(JSON.stringify(element)))
   }
   pieces.push(bytes.subarray(found.at(-1)?.end ?? end - 1, end))
   return pieces
 }
 
-/** A function that gives the source of an element which is there unchanged, each source once, the first one first. */
-function taker(bytes: Buffer, sources: readonly Source[]): (element: unknown) => Source | undefined {
-  const known = new Map<string, Source[]>()
-  for (const source of sources.toReversed()) {
-    const text = JSON.stringify(JSON.parse(bytes.toString('utf8', source.start, source.end)))
-    const same = known.get(text)
-    if (same) same.push(source)
-    else known.set(text, [source])
+/** Gives the source of an element, each source once: the one that it was parsed from, else the first that says the same. */
+class Taker {
+  readonly #bytes: Buffer
+  readonly #origins: Origins
+  readonly #left: Map<number, Source>
+  /** Sources by what they say, the first one last. */
+  #alike: Map<string, number[]> | undefined
+
+  constructor(bytes: Buffer, found: readonly Source[], candidates: readonly number[], origins: Origins) {
+    this.#bytes = bytes
+    this.#origins = origins
+    this.#left = new Map(candidates.map((index) => [index, found[index]!]))
   }
-  return (element) => {
-    const source = known.get(JSON.stringify(element))?.pop()
-    if (source === undefined) return undefined
+
+  take(element: unknown): { source: Source; text: Buffer } | undefined {
+    const index = this.#origins.get(element)
+    const origin = index === undefined ? undefined : this.#left.get(index)
+    if (index !== undefined && origin) {
+      this.#left.delete(index)
+      const text = this.#textOf(origin)
+      return { source: origin, text: this.#patched(text, element) ?? text }
+    }
+    const same = this.#indexOf(element)
+    const source = same === undefined ? undefined : this.#left.get(same)
+    if (same === undefined || !source) return undefined
     // What JSON.stringify writes alike (1e400 and null) must not be taken for each other.
+    const text = this.#textOf(source)
+    if (this.#patched(text, element)) return undefined
+    this.#left.delete(same)
+    return { source, text }
+  }
+
+  #textOf({ start, end }: Source): Buffer {
+    return this.#bytes.subarray(start, end)
+  }
+
+  #patched(text: Buffer, element: unknown): Buffer | undefined {
     const edits: Edits = []
-    patch(bytes, source.start, element, edits)
-    return edits.length === 0 ? source : undefined
+    patch(text, 0, element, edits, this.#origins)
+    return spliced(text, edits)
+  }
+
+  #indexOf(element: unknown): number | undefined {
+    if (!this.#alike) {
+      this.#alike = new Map()
+      for (const [index, source] of [...this.#left].reverse()) {
+        const text = JSON.stringify(JSON.parse(this.#textOf(source).toString('utf8')))
+        const same = this.#alike.get(text)
+        if (same) same.push(index)
+        else this.#alike.set(text, [index])
+      }
+    }
+    const same = this.#alike.get(JSON.stringify(element)) ?? []
+    while (same.length > 0 && !this.#left.has(same.at(-1)!)) same.pop()
+    return same.at(-1)
   }
 }

@@ -1,9 +1,11 @@
 import { syncBuiltinESMExports } from 'node:module'
 import { type Application, createProxy } from './application.js'
-import type { Context } from './context.js'
+import { type Level, levels } from './config.js'
+import type { Context, Middleware } from './context.js'
 import { OptionError } from './error.js'
 import { type HttpOptions, type Listener, type Listening, stdioListener } from './listener/index.js'
 import { printable } from './log.js'
+import type { Reloadable } from './reload.js'
 import type { Upstream } from './upstream/index.js'
 import { UsageError } from './values.js'
 
@@ -16,20 +18,21 @@ export const UNAVAILABLE = 69
 /** How long a second signal lets the upstream end before it is killed, in milliseconds. */
 const LAST_GRACE = 700
 
-/** What goes to stderr, from the least to the most. */
-export const levels = ['silent', 'error', 'warn', 'info', 'debug'] as const
-export type Level = (typeof levels)[number]
-
 type Log = (at: Level, text: string) => void
 
 export interface ServeOptions {
   /** Where clients come to. @default this process's stdin and stdout */
   http?: HttpOptions
-  /** Middleware, in order: `MODULE[#EXPORT][=JSON]`. @default none */
-  use?: readonly string[]
-  logLevel: Level
+  /** Puts the middleware in. @throws (rejects) `UsageError` where one cannot be made */
+  begin(app: Application): Promise<void>
+  /** Makes the stack anew on SIGHUP. @default it never changes, and SIGHUP ends the process */
+  reloadable?: Reloadable
+  /** Makes it anew when one of its files changes, too. @default false */
+  watch?: boolean
+  /** @default 'warn' */
+  logLevel?: Level
   /** What no line on stderr may show, longest first. @default none */
-  secrets?: readonly string[]
+  secrets?: () => readonly string[]
 }
 
 /** One line on stderr, without secrets and without control characters. */
@@ -39,16 +42,22 @@ export function say(text: string, secrets: readonly string[] = []): void {
   process.stderr.write(`omproxy: ${printable(Buffer.from(line))}\n`)
 }
 
+/** What `--use` names. @throws (rejects) `UsageError` */
+export async function used(use: readonly string[] = []): Promise<Middleware[]> {
+  return use.length === 0 ? [] : (await import('./load.js')).loadUsed(use)
+}
+
 /**
  * Runs the proxy and sets `process.exitCode`: for the client on this process's stdin and stdout until it leaves or the
  * upstream ends, or for those on a port until a signal comes. The process is the command's: its stdout, its signals and its uncaught errors are taken.
  *
- * @throws (rejects) `UsageError` where a middleware cannot be loaded, or an address may not be opened to everybody; what
+ * @throws (rejects) `UsageError` where a middleware cannot be made, or an address may not be opened to everybody; what
  * a middleware's `start` throws, or Node, where a port cannot be had.
  */
-export async function serve(upstream: Upstream, { http, use = [], logLevel, secrets }: ServeOptions): Promise<void> {
+export async function serve(upstream: Upstream, options: ServeOptions): Promise<void> {
+  const { http, logLevel = 'warn', secrets, reloadable } = options
   const log: Log = (at, text) => {
-    if (levels.indexOf(at) <= levels.indexOf(logLevel)) say(text, secrets)
+    if (levels.indexOf(at) <= levels.indexOf(logLevel)) say(text, secrets?.())
   }
   const stdout = takeStdout()
   const app = createProxy()
@@ -59,14 +68,15 @@ export async function serve(upstream: Upstream, { http, use = [], logLevel, secr
   })
   app.on('session', (session) => log('info', `session ${session.id} with ${session.upstream}`))
   handleErrors(app, log)
-  if (use.length > 0) {
-    const { loadMiddleware, parseReference } = await import('./load.js')
-    for (const reference of use.map(parseReference)) app.use(...(await loadMiddleware(reference, process.cwd())))
-  }
+  await options.begin(app)
+  const reloader = reloadable && new (await import('./reload.js')).Reloader(app, reloadable, log)
   const listening = await listen(app, upstream, http ?? stdioListener({ stdout }))
   const interrupted = handleSignals(app, log, http === undefined)
+  if (reloader) process.removeAllListeners('SIGHUP').on('SIGHUP', () => reloader.reload())
+  if (options.watch) await reloader?.watch()
   if (listening.address !== undefined) log('warn', `listening on ${listening.address}`)
   const { reason, served } = await listening.closed
+  await reloader?.close()
   await app.close()
   const signal = interrupted()
   if (signal !== undefined) process.exitCode = 128 + signal
@@ -89,9 +99,13 @@ async function listen(app: Application, upstream: Upstream, on: HttpOptions | Li
   }
 }
 
+let taken: NodeJS.WriteStream | undefined
+
 /** Nothing but JSON-RPC goes to stdout: what a middleware or a library of its writes there goes to stderr instead. */
-function takeStdout(): NodeJS.WriteStream {
+export function takeStdout(): NodeJS.WriteStream {
+  if (taken) return taken
   const { stdout } = process
+  taken = stdout
   Object.defineProperty(process, 'stdout', { value: process.stderr, configurable: true, enumerable: true })
   syncBuiltinESMExports()
   return stdout

@@ -9,16 +9,27 @@ export class UsageError extends Error {
 
 type Variables = Readonly<Record<string, string | undefined>>
 
+export interface ExpandOptions {
+  /** A `$` that no name follows stays as it is. @default false */
+  lenient?: boolean
+  /** Told of each value that was put in. */
+  onValue?: (value: string) => void
+}
+
 /** Puts `$NAME` and `${NAME}` in from the environment; `$$` is a literal `$`. Only a variable's name is shown. */
-export function expand(text: string, env: Variables): string {
+export function expand(text: string, env: Variables, { lenient = false, onValue }: ExpandOptions = {}): string {
   return text.replace(/\$(?:\$|\{([^}]*)\}|([A-Za-z_]\w*)|)/g, (found, braced?: string, bare?: string) => {
     if (found === '$$') return '$'
     const name = braced ?? bare ?? ''
     if (!/^[A-Za-z_]\w*$/.test(name)) {
+      if (lenient) return found
       throw new UsageError('expected a variable as $NAME, or $$ for a literal $, got a "$" with no name after it')
     }
     const value = env[name]
-    if (value !== undefined) return value
+    if (value !== undefined) {
+      onValue?.(value)
+      return value
+    }
     throw new UsageError(`expected the environment variable ${name}, it is not set ($$ is a literal $)`)
   })
 }
@@ -87,11 +98,11 @@ export function parseVariable(text: string): [name: string, value: string] {
 }
 
 /** `PORT` or `HOST:PORT`; an IPv6 host stands in brackets. Port 0 takes a free one. */
-export function parseListen(text: string): { host?: string; port: number } {
+export function parseListen(text: string, label = '--listen'): { host?: string; port: number } {
   const [, host, digits = ''] = /^(?:(\[[^\]]+\]|[^:[\]]+):)?(\d{1,5})$/.exec(text) ?? []
   const port = Number(digits)
   if (digits === '' || port > 65_535) {
-    throw new UsageError(`--listen: expected PORT or HOST:PORT, with a port from 0 to 65535, got "${text}"`)
+    throw new UsageError(`${label}: expected PORT or HOST:PORT, with a port from 0 to 65535, got "${text}"`)
   }
   return host === undefined ? { port } : { host: host.replace(/^\[|\]$/g, ''), port }
 }
@@ -103,11 +114,33 @@ export function parseCount(option: string, text: string): number {
 }
 
 /** Some http: or https: URL. It may hold credentials: no error shows it. */
-export function parseUrl(text: string): URL {
-  if (!URL.canParse(text)) throw new UsageError('--url: expected an http: or https: URL, got no URL')
+export function parseUrl(text: string, label = '--url'): URL {
+  if (!URL.canParse(text)) throw new UsageError(`${label}: expected an http: or https: URL, got no URL`)
   const url = new URL(text)
   if (url.protocol === 'http:' || url.protocol === 'https:') return url
-  throw new UsageError(`--url: expected an http: or https: URL, got one with ${url.protocol}`)
+  throw new UsageError(`${label}: expected an http: or https: URL, got one with ${url.protocol}`)
+}
+
+/** How a server is reached that the command line names, and what must not be told of it. */
+export interface UrlFlags {
+  url?: string
+  header?: readonly string[]
+  headers?: readonly string[]
+  /** Seconds. */
+  timeout: string
+  /** Seconds. */
+  sseReadTimeout: string
+}
+
+export function parseServer(flags: UrlFlags, env: Variables) {
+  const { url: text, header = [], headers: pairs = [] } = flags
+  if (text === undefined) throw new UsageError('expected --url URL, got none')
+  const sent = [...pairs.flatMap((it) => parseHeaders(it)), ...header.map((it) => parseHeader(it, env))]
+  const headers: Record<string, string> = Object.fromEntries(sent)
+  const url = parseUrl(text)
+  const timeout = parseSeconds('--timeout', flags.timeout)
+  const sseReadTimeout = parseSeconds('--sse-read-timeout', flags.sseReadTimeout, { zero: true })
+  return { url, headers, timeout, sseReadTimeout }
 }
 
 /** A shorter text is left alone: it would take words out of the log that have nothing to do with it. */
@@ -121,6 +154,11 @@ export function secretsOf(headers: Readonly<Record<string, string>>, url?: URL, 
   for (const credential of [url?.username, url?.password]) {
     if (credential) found.push(credential, querystring.unescape(credential))
   }
-  const long = found.filter((secret) => secret.length >= SECRET_LENGTH)
+  return longestFirst(found)
+}
+
+/** What must not be told, in the order in which it is to be looked for. */
+export function longestFirst(secrets: readonly string[]): string[] {
+  const long = secrets.filter((secret) => secret.length >= SECRET_LENGTH)
   return [...new Set(long)].sort((a, b) => b.length - a.length)
 }

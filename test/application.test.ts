@@ -193,6 +193,44 @@ describe('listen', () => {
     ])
   })
 
+  it('replace() closes what it took out when nothing goes through it any more', async () => {
+    const log: string[] = []
+    const framed = (name: string, fails = false) =>
+      define(
+        {
+          start: () => {
+            log.push(`start ${name}`)
+            if (fails) throw new Error(`${name} fails`)
+          },
+          close: () => log.push(`close ${name}`),
+        },
+        (_ctx, next) => next(),
+      )
+    const { listening, bring } = listener()
+    const [a, b, c] = [framed('a'), framed('b'), framed('c')]
+    const app = createProxy().use(a, b)
+    const server = new HandWire()
+    await app.listen(() => server, listening)
+    const client = bring()
+    await turnOfLoop()
+    client.say({ id: 1, method: 'm' })
+    await turnOfLoop()
+    await app.replace(c, b)
+    await turnOfLoop()
+    expect(log).toEqual(['start a', 'start b', 'start c'])
+    server.say({ id: 1, result: {} })
+    await turnOfLoop()
+    expect(log.splice(0)).toEqual(['start a', 'start b', 'start c', 'close a'])
+    await expect(app.replace(a, framed('d', true))).rejects.toThrow('d fails')
+    await app.replace(a)
+    await app.replace(b)
+    await turnOfLoop()
+    await app.close()
+    expect(log.slice(0, 4)).toEqual(['start a', 'start d', 'close a', 'start a'])
+    // b came back before it was closed, and went on.
+    expect(log.slice(4).sort()).toEqual(['close a', 'close b', 'close c'])
+  })
+
   it('each client gets an upstream of its own, made for its session', async () => {
     const { listening, bring } = listener()
     const app = createProxy({ drainTimeout: 5 })

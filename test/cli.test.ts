@@ -141,7 +141,10 @@ describe('help and version', () => {
 describe('usage errors are one line, exit code 2', () => {
   const url = 'http://127.0.0.1:1/mcp'
   test.each([
-    [[], 'expected stdio, sse, http or --url URL, got nothing; see omproxy --help'],
+    [
+      [],
+      'expected stdio, sse, http or --url URL, or a proxy.config.{ts,js,json} here, got neither; see omproxy --help',
+    ],
     [['studio'], "expected stdio, sse, http or --url URL, got unknown command 'studio' (Did you mean stdio?)"],
     [['--urll', url], "expected an option that --help shows, got unknown option '--urll' (Did you mean --url?)"],
     [['stdio', '--verbose', 'cat'], "expected an option that --help shows, got unknown option '--verbose'"],
@@ -150,7 +153,14 @@ describe('usage errors are one line, exit code 2', () => {
     [['stdio', '--use', 'logger', '--'], 'expected a COMMAND that starts the server, got none'],
     [['sse'], 'expected --url URL, got none'],
     [['http', '--timeout', '3'], 'expected --url URL, got none'],
-    [['--log-level', 'debug'], 'expected --url URL, got none'],
+    [
+      ['--log-level', 'debug'],
+      expect.stringMatching(/^expected .*, or a proxy\.config\.\{ts,js,json\} here, got neither/),
+    ],
+    [['--url', url, '--config', 'x.json'], '--config: expected a configuration file instead of --url, got both'],
+    [['--url', url, '--watch'], '--watch: expected a configuration file instead of --url, got both'],
+    [['--config', 'no-such.json'], '--config no-such.json: expected a file that can be read, got ENOENT'],
+    [['stdio', '--config', 'x.json', 'cat'], "expected an option that --help shows, got unknown option '--config'"],
     [['http', '--url'], "option '--url <url>' argument missing"],
     [['http', '--url', 'nowhere'], '--url: expected an http: or https: URL, got no URL'],
     [['sse', '--url', 'ftp://host/'], '--url: expected an http: or https: URL, got one with ftp:'],
@@ -182,7 +192,7 @@ describe('usage errors are one line, exit code 2', () => {
     ],
     [
       ['stdio', '--use', 'nope', 'cat'],
-      "--use nope: expected one of the shelf (logger), a path (./nope.js) or a package's module, found none",
+      "--use nope: expected one of the shelf (audit, auth, authorize, logger, metrics, record, toolFilter, trace), a path (./nope.js) or a package's module, found none",
     ],
     [['stdio', '--use', '/no/such.js', 'cat'], '--use /no/such.js: expected a module there, found none'],
     ...['x', '70000', ':3000', '::1:3000', 'a b:-1', ''].map((text): [string[], string] => [
@@ -328,6 +338,21 @@ describe('what is loaded', () => {
 
   test('stdio: no schema, no parser, no transport that it does not use', async () => {
     expect(await packages(['stdio', 'cat'])).toEqual([...lean, ...spawning].sort())
+  })
+
+  test('--config adds its loader and the schema, and no watcher that nobody asked for', async () => {
+    const file = join(directory, 'lean.json')
+    await writeFile(file, JSON.stringify({ upstream: { command: 'cat' }, use: ['logger'] }))
+    const more = [
+      'ajv',
+      'fast-deep-equal',
+      'fast-uri',
+      'import-meta-resolve',
+      'jiti',
+      'json-schema-traverse',
+      'lilconfig',
+    ]
+    expect(await packages(['--config', file])).toEqual([...lean, ...spawning, ...more].sort())
   })
 
   test('--use adds the resolver', async () => {

@@ -62,6 +62,20 @@ test('test-a-middleware', async () => {
   expect(await run('test-a-middleware')).toEqual({ stdout: 'deny() does what it should\n', stderr: '' })
 })
 
+test.each([
+  ['test-with-node.test', ['--import', 'tsx', '--test', '--test-reporter=tap'], /# pass 15\n# fail 0\n/],
+  ['test-with-vitest.test', ['node_modules/vitest/vitest.mjs', 'run', '--reporter=json'], /"numPassedTests":15,/],
+])(
+  '%s',
+  async (name, command, passed) => {
+    const args = [...command, `examples/${name}.ts`]
+    const env = { ...process.env, NODE_TEST_CONTEXT: undefined, TSX_TSCONFIG_PATH: join(directory, 'tsconfig.json') }
+    const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: root, env, timeout: 60_000 })
+    expect(stdout).toMatch(passed)
+  },
+  60_000,
+)
+
 test('demo', async () => {
   const { stdout, stderr } = await run('demo')
   expect(stdout).toContain("get-sum of 19 and 23: [ { type: 'text', text: 'The sum of 19 and 23 is 42.' } ]")
@@ -81,6 +95,54 @@ test.each([
   )
 })
 
+test('in-process', async () => {
+  expect(await run('in-process')).toEqual({
+    stdout: "{\n  counts: [ '1', '2', '1', '3' ],\n  refusal: 'MCP error -31006: Not here'\n}\n",
+    stderr: '',
+  })
+})
+
+test('jwt-gateway', async () => {
+  const { stdout, stderr } = await run('jwt-gateway')
+  expect(stdout.split('\n')).toEqual([
+    'without a token: 401 Bearer scope="tools", resource_metadata="https://tools.example.com/.well-known/oauth-protected-resource/mcp"',
+    'ada calls echo',
+    "echo: [ { type: 'text', text: 'Echo: with a token' } ]",
+    '',
+  ])
+  expect(withoutTimes(stderr)).toContain('← tools/call echo #1 ok')
+})
+
+test('record-and-replay', async () => {
+  expect(await run('record-and-replay')).toEqual({
+    stdout: [
+      "replayed: [ { type: 'text', text: 'Hello' } ]",
+      "tools/call greet result.content[0].text { expected: 'Hello', came: 'Good day' }",
+      '',
+    ].join('\n'),
+    stderr: '',
+  })
+})
+
+test('production', async () => {
+  const { stdout } = await run('production')
+  expect(stdout.split('\n')).toEqual([
+    'a stranger: 401 Bearer',
+    'ada: {',
+    expect.stringMatching(/^ {2}tools: \d+,$/),
+    "  add: 'The sum of 19 and 23 is 42.',",
+    "  env: 'MCP error -32602: Unknown tool: get-env'",
+    '}',
+    'bob: {',
+    '  tools: 1,',
+    "  add: 'MCP error -31006: Denied: no permission to use this tool',",
+    "  env: 'MCP error -32602: Unknown tool: get-env'",
+    '}',
+    "audit: true [ 'ada', 'bob' ]",
+    '',
+  ])
+})
+
 test('each example is run here', async () => {
   const files = await readdir(join(root, 'examples'))
   expect(files.sort()).toEqual([
@@ -89,7 +151,16 @@ test('each example is run here', async () => {
     'demo.ts',
     'express.ts',
     'fastify.ts',
+    'in-process.ts',
+    'jwt-gateway.ts',
+    // Packed, installed and run by test/e2e/own-middleware.test.ts.
+    'own-middleware',
+    'production',
+    'production.ts',
+    'record-and-replay.ts',
     'rewrite-tools.ts',
     'test-a-middleware.ts',
+    'test-with-node.test.ts',
+    'test-with-vitest.test.ts',
   ])
 })

@@ -13,8 +13,12 @@ it('open-mcp-proxy', () => {
       "RpcError",
       "createProxy",
       "define",
+      "defineProxy",
       "fromTransport",
+      "glob",
+      "hasTwins",
       "http",
+      "isAlike",
       "onExchange",
       "onNotification",
       "onRequest",
@@ -30,6 +34,13 @@ it('open-mcp-proxy', () => {
 it('open-mcp-proxy/testing', () => {
   expect(Object.keys(testing).sort()).toMatchInlineSnapshot(`
     [
+      "contract",
+      "error",
+      "modern",
+      "notification",
+      "request",
+      "result",
+      "testClock",
       "testContext",
       "testProxy",
     ]
@@ -39,7 +50,16 @@ it('open-mcp-proxy/testing', () => {
 it('open-mcp-proxy/middleware', () => {
   expect(Object.keys(middleware).sort()).toMatchInlineSnapshot(`
     [
+      "auth",
+      "authorize",
       "logger",
+      "metrics",
+      "readRecording",
+      "record",
+      "replay",
+      "rerun",
+      "toolFilter",
+      "trace",
     ]
   `)
 })

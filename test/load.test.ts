@@ -136,7 +136,7 @@ describe('what is loaded', () => {
     expect(await load('logger')).toEqual([expect.any(Function)])
     expect(await load('logger#logger={"arguments":true}')).toEqual([expect.any(Function)])
     expect(await refusal('some-package')).toBe(
-      "--use some-package: expected one of the shelf (logger), a path (./some-package.js) or a package's module, found none",
+      "--use some-package: expected one of the shelf (audit, auth, authorize, logger, metrics, record, toolFilter, trace), a path (./some-package.js) or a package's module, found none",
     )
   })
 })

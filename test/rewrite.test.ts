@@ -1,6 +1,6 @@
 import fc from 'fast-check'
-import { describe, expect, test } from 'vitest'
-import { rewrite } from '../src/rewrite.js'
+import { describe, expect, it, test } from 'vitest'
+import { originsOf, rewrite } from '../src/rewrite.js'
 import { corpus } from './fixtures/corpus.js'
 
 const bytes = (text: string) => Buffer.from(text)
@@ -229,3 +229,78 @@ function mutate(root: { root: unknown }, place: number, kind: number, fresh: unk
   } else if (kind < 3) delete holder[key ?? '']
   else set(kind === 3 ? '__proto__' : `new${place}`)
 }
+
+describe('elements that were moved and changed', () => {
+  /** Parses, has it changed, and writes it. */
+  function changed(text: string, change: (value: never) => unknown): string | undefined {
+    const value = JSON.parse(text)
+    const origins = originsOf(value)
+    return rewrite(Buffer.from(text), change(value as never) ?? value, origins)?.toString()
+  }
+  const tools = '{"tools":[{"n":"rm"}, {"n":"a","x":1e400,"y":9007199254740993},{"n":"b","n":"c"}]}'
+
+  test.each<[what: string, change: (value: { tools: { n: string }[] }) => unknown, text: string]>([
+    [
+      'one goes, the others are renamed',
+      (value) => {
+        value.tools = value.tools.filter(({ n }) => n !== 'rm')
+        for (const tool of value.tools) tool.n = `p_${tool.n}`
+      },
+      '{"tools":[{"n":"p_a","x":1e400,"y":9007199254740993},{"n":"p_c"}]}',
+    ],
+    [
+      'one goes, the others stay as they are, twins and all',
+      (value) => void value.tools.shift(),
+      '{"tools":[{"n":"a","x":1e400,"y":9007199254740993},{"n":"b","n":"c"}]}',
+    ],
+    [
+      'turned round, and one changed',
+      (value) => {
+        value.tools.reverse()[1]!.n = 'z'
+      },
+      '{"tools":[{"n":"b","n":"c"}, {"n":"z","x":1e400,"y":9007199254740993},{"n":"rm"}]}',
+    ],
+    [
+      'two changed places, and both changed',
+      (value) => {
+        const [a, b, c] = value.tools
+        a!.n = 'A'
+        b!.n = 'B'
+        value.tools = [b!, a!, c!]
+      },
+      '{"tools":[{"n":"B","x":1e400,"y":9007199254740993}, {"n":"A"},{"n":"b","n":"c"}]}',
+    ],
+    [
+      'one stands there twice',
+      (value) => void value.tools.splice(0, 3, value.tools[1]!, value.tools[1]!),
+      '{"tools":[{"n":"a","x":1e400,"y":9007199254740993}, {"n":"a","x":null,"y":9007199254740992}]}',
+    ],
+    [
+      'copies are known by what they say',
+      (value) => ({ tools: value.tools.slice(2).map((it) => ({ ...it })) }),
+      '{"tools":[{"n":"b","n":"c"}]}',
+    ],
+  ])('%s', (_what, change, text) => {
+    expect(changed(tools, change as never)).toBe(text)
+  })
+
+  it('parse to what was meant, whatever was done to them', () => {
+    const element = fc.oneof(fc.record({ n: fc.string(), x: fc.jsonValue() }), fc.jsonValue())
+    const picks = fc.array(fc.tuple(fc.nat({ max: 9 }), fc.option(fc.string())), { maxLength: 8 })
+    fc.assert(
+      fc.property(fc.array(element, { maxLength: 8 }), picks, (list, picks) => {
+        const text = JSON.stringify({ list })
+        const value = JSON.parse(text)
+        const origins = originsOf(value)
+        value.list = picks.map(([at, n]) => {
+          const it = value.list[at] ?? at
+          if (n !== null && typeof it === 'object' && it !== null) it.n = n
+          return it
+        })
+        const written = rewrite(Buffer.from(text), value, origins)?.toString() ?? text
+        expect(JSON.parse(written)).toEqual(JSON.parse(JSON.stringify(value)))
+      }),
+      { numRuns: 500 },
+    )
+  })
+})

@@ -119,12 +119,15 @@ export class Face implements Listening {
     }
     const admission = await this.#served.admit(headOf(request))
     if (admission && 'status' in admission) {
-      return { ...refused(admission.status, 'denied'), headers: { ...admission.headers } }
+      const reason = admission.status === 503 || admission.status === 429 ? 'overloaded' : 'denied'
+      return { ...refused(admission.status, reason), headers: { ...admission.headers } }
     }
     const principal = admission?.principal ?? (this.#token && 'token')
     if (principal === undefined && this.#demandsPrincipal) return unauthorized('Bearer')
     const authInfo = admission?.authInfo
-    return { request, response, principal, meta: authInfo === undefined ? { headers } : { headers, authInfo } }
+    const { remoteAddress } = request.socket
+    const meta = authInfo === undefined ? { headers, remoteAddress } : { headers, remoteAddress, authInfo }
+    return { request, response, principal, meta }
   }
 
   #health({ method }: IncomingMessage, response: ServerResponse): undefined {

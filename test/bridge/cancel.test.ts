@@ -1,5 +1,6 @@
-import type { Middleware } from 'open-mcp-proxy'
-import { describe, expect, it } from 'vitest'
+import { createProxy, type Middleware } from 'open-mcp-proxy'
+import { testProxy } from 'open-mcp-proxy/testing'
+import { describe, expect, it, test } from 'vitest'
 import { deferred, joined, turnOfLoop } from '../fixtures/played.js'
 
 const cancel = (requestId: unknown) => ({ method: 'notifications/cancelled', params: { requestId } })
@@ -250,3 +251,20 @@ describe('a listen stream that its server takes back', () => {
     expect(client.take()).toEqual([cancel(1), { id: 1, error: expect.objectContaining({ code: -31001 }) }])
   })
 })
+
+test.each(['client', 'server'] as const)(
+  'a stream that its server took back is over when the %s leaves',
+  async (side) => {
+    const aborted: unknown[] = []
+    const proxy = testProxy(
+      createProxy().use((ctx, next) => {
+        if (ctx.kind === 'request') ctx.signal.addEventListener('abort', () => aborted.push(ctx.signal.reason.name))
+        return next()
+      }),
+    )
+    await proxy.fromClient({ id: 1, method: 'subscriptions/listen', params: {} })
+    await proxy.fromServer({ method: 'notifications/cancelled', params: { requestId: 1 } })
+    await proxy.end(side)
+    expect(aborted).toEqual(['AbortError'])
+  },
+)

@@ -1,0 +1,457 @@
+import { closeSync, createWriteStream, fstatSync, openSync, readSync, type WriteStream } from 'node:fs'
+import { resolve } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
+import {
+  type Application,
+  type Context,
+  type Definition,
+  define,
+  glob,
+  type Middleware,
+  type Session,
+} from 'open-mcp-proxy'
+
+export interface RecordMask {
+  /**
+   * Names of members whose values are masked, beside the known ones: globs, upper and lower case alike, `-` as good as
+   * `_`. @default none
+   */
+  fields?: readonly string[]
+}
+
+export interface RecordOptions {
+  /**
+   * Where the lines go: a path. What is there is kept and added to; a file that is made can be read by its owner alone.
+   * One file holds as many sessions as come. @default none: then `write` takes them
+   */
+  file?: string
+  /**
+   * Puts `[masked]` in the place of what looks like a secret: values of members with names like `authorization`,
+   * `password`, `api_key`, `secret`, `token` or `*_token`, and in any text what looks like a token (`Bearer …`, `sk-…`,
+   * `ghp_…`, `AKIA…`, a JWT, a private key, a URL's password). `false` writes all as it is. @default true
+   */
+  mask?: boolean | RecordMask
+  /** Takes each line, without its newline; the message waits for what it returns. @default none: `file` takes them */
+  write?: (line: string) => void | Promise<void>
+}
+
+/** The first line of each session. */
+export interface RecordedSession {
+  type: 'session'
+  /** Of this format. */
+  version: 1
+  session: string
+  /** ISO 8601, when its first message came. */
+  time: string
+  upstream: string
+  /** Where the first message tells it. */
+  protocolVersion?: string
+}
+
+/** A line per message. */
+export interface RecordedMessage {
+  type: 'message'
+  session: string
+  /** From 1, in the order in which the session's messages came to the place. */
+  seq: number
+  /** Milliseconds since the session's first message, with fractions. */
+  time: number
+  from: 'client' | 'server'
+  /** Of a server's notification or request: the id of the client's request on whose HTTP stream it came. */
+  related?: string | number
+  /** The last member, with the bytes that it came with. */
+  message: unknown
+}
+
+/** What stands in the place of a secret. */
+const MASK = '[masked]'
+/** Bytes that wait for the disk before messages wait, too. */
+const MAX_WAITING = 1 << 20
+
+/**
+ * Writes the whole traffic, as it is at its place, in both directions, as JSON lines that `replay` can answer from.
+ * Bytes stay as they are, but for secrets and line breaks. HTTP headers are not written. A disk that is slow holds
+ * messages up; one that fails is reported once, and the traffic goes on unrecorded.
+ *
+ * @throws `TypeError` where an option cannot be understood; `listen` rejects where the file cannot be opened.
+ * @example createProxy().use(record({ file: 'session.jsonl' }))
+ */
+export function record(options: RecordOptions): Middleware & Definition<Application> {
+  const mask = maskOf(options)
+  const sink = sinkOf(options)
+  return define<object, Application>(
+    { role: 'observe', start: (app) => sink.open(app), close: () => sink.close() },
+    function record(ctx, next) {
+      const ready = sink.write(linesOf(ctx, sink.sessions, mask))
+      return ready ? ready.then(next) : next()
+    },
+  )
+}
+
+function maskOf({ mask = true }: RecordOptions): Masker | undefined {
+  if (typeof mask === 'boolean') return mask ? new Masker([]) : undefined
+  const { fields = [] } = mask ?? {}
+  if (mask === null || typeof mask !== 'object' || !isTexts(fields)) {
+    throw new TypeError('record: expected mask true, false or { fields: [NAME, …] }, got something else')
+  }
+  return new Masker(fields)
+}
+
+function isTexts(value: unknown): value is string[] {
+  return Array.isArray(value) && value.every((it) => typeof it === 'string' && it !== '')
+}
+
+// --- lines ------------------------------------------------------------------------------------------------------
+
+/** How far the lines of each session have come. */
+type Sessions = WeakMap<Session, { seq: number; since: number }>
+
+function linesOf(ctx: Context, sessions: Sessions, mask: Masker | undefined): string[] {
+  const { session, timestamp, from, extra } = ctx
+  const lines: string[] = []
+  let known = sessions.get(session)
+  if (!known) {
+    known = { seq: 0, since: timestamp }
+    sessions.set(session, known)
+    const { id, upstream, protocolVersion } = session
+    const time = new Date(timestamp).toISOString()
+    const head: RecordedSession = { type: 'session', version: 1, session: id, time, upstream, protocolVersion }
+    lines.push(JSON.stringify(head))
+  }
+  const text = textOf(ctx)
+  const time = Math.round((timestamp - known.since) * 1_000) / 1_000
+  const related = from === 'server' && ctx.kind !== 'response' ? extra.relatedRequestId : undefined
+  const head = JSON.stringify({ type: 'message', session: session.id, seq: ++known.seq, time, from, related })
+  lines.push(`${head.slice(0, -1)},"message":${(mask?.masked(text) ?? text).replace(/[\r\n]/g, ' ')}}`)
+  return lines
+}
+
+/** The message as it is here: what the middleware before this one changed is written anew, the rest has its bytes. */
+function textOf(ctx: Context): string {
+  const came: unknown = JSON.parse(ctx.raw)
+  // Its answer has the id under which it was sent on, where two requests of the same id are under way.
+  const isAlias = ctx.kind === 'response' && ctx.request?.id !== undefined && ctx.request.id !== ctx.id
+  return merged(ctx.raw, came, isAlias ? { ...ctx.message, id: ctx.request?.id } : ctx.message)
+}
+
+/** `text`, which holds `old`, with what is different in `now`. */
+function merged(text: string, old: unknown, now: unknown): string {
+  if (isDeepStrictEqual(old, now)) return text
+  if (!isObject(old) || !isObject(now)) return JSON.stringify(now)
+  const spans = new Map<string, string>()
+  for (const [key, start, end] of membersOf(text)) spans.set(key, text.slice(start, end))
+  const members = Object.entries(now).flatMap(([key, value]) => {
+    const before = spans.get(key)
+    if (value === undefined) return []
+    const part = before === undefined ? JSON.stringify(value) : merged(before, old[key], value)
+    return [`${JSON.stringify(key)}:${part}`]
+  })
+  return `{${members.join(',')}}`
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+// --- JSON text --------------------------------------------------------------------------------------------------
+
+/** Where the string that begins at `at` ends. */
+function stringEnd(text: string, at: number): number {
+  let end = text.indexOf('"', at + 1)
+  for (;;) {
+    let slashes = 0
+    while (text[end - 1 - slashes] === '\\') slashes++
+    if (slashes % 2 === 0) return end + 1
+    end = text.indexOf('"', end + 1)
+  }
+}
+
+const LITERAL = /[^\s,\]}]*/y
+const SPACE = /\s*/y
+
+function skip(pattern: RegExp, text: string, at: number): number {
+  pattern.lastIndex = at
+  pattern.test(text)
+  return pattern.lastIndex
+}
+
+/** The members of the object that a text is: key, start and end of the value. */
+function membersOf(text: string): [key: string, start: number, end: number][] {
+  const found: [string, number, number][] = []
+  let depth = 0
+  let key = ''
+  let start = 0
+  for (let at = 0; at < text.length; ) {
+    const char = text[at]
+    if (char === '"') {
+      const end = stringEnd(text, at)
+      const colon = skip(SPACE, text, end)
+      if (depth === 1 && start === 0 && text[colon] === ':') {
+        key = JSON.parse(text.slice(at, end)) as string
+        start = skip(SPACE, text, colon + 1)
+        at = start
+      } else at = end
+      continue
+    }
+    if (char === '{' || char === '[') depth++
+    if (char === '}' || char === ']') depth--
+    if (start > 0 && ((depth === 1 && char === ',') || depth === 0)) {
+      found.push([key, start, at])
+      start = 0
+    }
+    at++
+  }
+  return found
+}
+
+// --- secrets ----------------------------------------------------------------------------------------------------
+
+const FIELDS = [
+  'authorization',
+  'proxy_authorization',
+  'bearer',
+  '{,set_}cookie',
+  'credential{,s}',
+  'passphrase',
+  'passwd',
+  'pwd',
+  '{,*_}{password,secret,token}',
+  '{access,auth,bearer,id,refresh,session}token',
+  '{,*_}api{,_}key',
+  '{,*_}{access,account,private,secret}{,_}key{,_id}',
+  'clientsecret',
+]
+/** What is under these describes values, and holds none: a parameter that is called `password` keeps its schema. */
+const SCHEMAS = new Set(['inputSchema', 'outputSchema', 'requestedSchema'])
+/** What goes before a secret is kept. */
+const TOKENS = new RegExp(
+  [
+    String.raw`(?<=\bBearer\s+)[\w.~+/=-]{6,}`,
+    String.raw`\b(?:sk-|glpat-|xox[abeoprs]-)[\w-]{10,}`,
+    String.raw`\b(?:gh[opsru]|github_pat|npm|[rs]k_(?:live|test))_\w{10,}`,
+    String.raw`\b(?:AKIA|ASIA)[A-Z0-9]{16}\b`,
+    String.raw`\bAIza[\w-]{35}`,
+    String.raw`\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*`,
+    String.raw`-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)`,
+    String.raw`(?<=[?&](?:access_token|api_?key|key|password|secret|sig|signature|token)=)[^&#\s"']+`,
+    String.raw`(?<=:\/\/[^/\s:@]{0,256}:)[^/\s@]+(?=@)`,
+  ].join('|'),
+  'gi',
+)
+
+class Masker {
+  readonly #isSecret: (name: string) => boolean
+
+  constructor(fields: readonly string[]) {
+    this.#isSecret = glob(...FIELDS, ...fields.map((it) => it.replaceAll('-', '_').toLowerCase()))
+  }
+
+  /** A JSON text without what looks like a secret; the rest of it keeps its bytes. */
+  masked(text: string): string {
+    const parts: string[] = []
+    let kept = 0
+    const put = (start: number, end: number, part: string) => {
+      parts.push(text.slice(kept, start), part)
+      kept = end
+    }
+    this.#walk(text, skip(SPACE, text, 0), false, put)
+    return kept === 0 ? text : parts.join('') + text.slice(kept)
+  }
+
+  /** Gives the end of the value at `at`. */
+  #walk(text: string, at: number, isSchema: boolean, put: (start: number, end: number, part: string) => void): number {
+    const open = text[at]
+    if (open === '"') {
+      const end = stringEnd(text, at)
+      const part = this.#text(text.slice(at, end))
+      if (part !== undefined) put(at, end, part)
+      return end
+    }
+    if (open !== '{' && open !== '[') return skip(LITERAL, text, at)
+    let next = skip(SPACE, text, at + 1)
+    while (text[next] !== '}' && text[next] !== ']') {
+      let key: string | undefined
+      if (open === '{') {
+        const end = stringEnd(text, next)
+        key = JSON.parse(text.slice(next, end)) as string
+        next = skip(SPACE, text, skip(SPACE, text, end) + 1)
+      }
+      const isSecret = key !== undefined && !isSchema && this.#isSecret(key.replace(/[-./\s]/g, '_').toLowerCase())
+      const end = this.#walk(text, next, isSchema || SCHEMAS.has(key ?? ''), isSecret ? () => {} : put)
+      if (isSecret && !/^(?:null|true|false|"")$/.test(text.slice(next, Math.min(end, next + 6)))) {
+        put(next, end, JSON.stringify(MASK))
+      }
+      next = skip(SPACE, text, end)
+      if (text[next] === ',') next = skip(SPACE, text, next + 1)
+    }
+    return next + 1
+  }
+
+  /** A string without secrets; undefined where it holds none. A text that is JSON itself is looked into. */
+  #text(token: string): string | undefined {
+    const text = token.includes('\\') ? (JSON.parse(token) as string) : token.slice(1, -1)
+    const inner = /^\s*[[{]/.test(text) && isJson(text) ? this.masked(text) : text
+    const masked = inner.replace(TOKENS, MASK)
+    return masked === text ? undefined : JSON.stringify(masked)
+  }
+}
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text)
+    return true
+  } catch {
+    return false
+  }
+}
+
+// --- where lines go ---------------------------------------------------------------------------------------------
+
+interface Sink {
+  readonly sessions: Sessions
+  open(app?: Application): void
+  /** A promise where whoever writes has to wait. */
+  write(lines: string[]): Promise<void> | undefined
+  close(): Promise<void> | undefined
+}
+
+function sinkOf({ file, write }: RecordOptions): Sink {
+  if (typeof write === 'function' && file === undefined) return new FunctionSink(write)
+  if (typeof file === 'string' && file !== '' && write === undefined) return new FileSink(resolve(file))
+  const got = file !== undefined && write !== undefined ? 'both' : JSON.stringify(file ?? write)
+  throw new TypeError(`record: expected file, a path, or write, a function, got ${got}`)
+}
+
+class FunctionSink implements Sink {
+  readonly sessions: Sessions = new WeakMap()
+  readonly #write: (line: string) => void | Promise<void>
+  /** What was not taken yet. */
+  #last: Promise<void> | undefined
+
+  constructor(write: (line: string) => void | Promise<void>) {
+    this.#write = write
+  }
+
+  open(): void {}
+
+  write(lines: string[]): Promise<void> | undefined {
+    for (const line of lines) {
+      const taken = this.#last ? this.#last.then(() => this.#write(line)) : this.#write(line)
+      if (!taken) continue
+      const last = Promise.resolve(taken).finally(() => {
+        if (this.#last === last) this.#last = undefined
+      })
+      this.#last = last
+    }
+    return this.#last
+  }
+
+  close(): Promise<void> | undefined {
+    return this.#last
+  }
+}
+
+/** The files of this process that are open: a line that replaces another one goes on in the same file. */
+const files = new Map<string, OpenFile>()
+
+class FileSink implements Sink {
+  readonly #path: string
+  #file: OpenFile | undefined
+  #app: Application | undefined
+
+  constructor(path: string) {
+    this.#path = path
+  }
+
+  get sessions(): Sessions {
+    return this.#opened().sessions
+  }
+
+  open(app?: Application): void {
+    this.#app = app
+    this.#opened()
+  }
+
+  #opened(): OpenFile {
+    if (this.#file) return this.#file
+    const file = files.get(this.#path) ?? new OpenFile(this.#path)
+    files.set(this.#path, file)
+    file.users.add(this)
+    this.#file = file
+    return file
+  }
+
+  write(lines: string[]): Promise<void> | undefined {
+    return this.#opened().write(`${lines.join('\n')}\n`)
+  }
+
+  /** Somebody has to hear that the recording has ended, once. */
+  complain(error: Error): void {
+    if (this.#app?.listenerCount('error')) this.#app.emit('error', error)
+    else process.stderr.write(`open-mcp-proxy: ${error.message}\n`)
+  }
+
+  async close(): Promise<void> {
+    const file = this.#file
+    this.#file = undefined
+    if (!file) return
+    file.users.delete(this)
+    if (file.users.size > 0) return
+    if (files.get(this.#path) === file) files.delete(this.#path)
+    await file.close()
+  }
+}
+
+class OpenFile {
+  readonly sessions: Sessions = new WeakMap()
+  readonly users = new Set<FileSink>()
+  readonly #stream: WriteStream
+  #drained: Promise<void> | undefined
+  #isOver = false
+
+  /** @throws where it cannot be opened. */
+  constructor(path: string) {
+    let fd: number | undefined
+    try {
+      fd = openSync(path, 'a+', 0o600)
+      const isTorn = !endsLine(fd)
+      this.#stream = createWriteStream(path, { fd, highWaterMark: MAX_WAITING })
+      if (isTorn) this.#stream.write('\n')
+    } catch (error) {
+      if (fd !== undefined) closeSync(fd)
+      throw new Error(`record: could not open ${path}: ${(error as NodeJS.ErrnoException).code}`, { cause: error })
+    }
+    this.#stream.on('error', (error: NodeJS.ErrnoException) => {
+      this.#isOver = true
+      const [user] = this.users
+      user?.complain(new Error(`record: nothing more is written to ${path}: ${error.code}`, { cause: error }))
+    })
+  }
+
+  write(text: string): Promise<void> | undefined {
+    if (this.#isOver || this.#stream.write(text)) return undefined
+    this.#drained ??= new Promise((resolve) => {
+      const done = () => {
+        this.#drained = undefined
+        this.#stream.off('drain', done).off('close', done)
+        resolve()
+      }
+      this.#stream.on('drain', done).on('close', done)
+    })
+    return this.#drained
+  }
+
+  close(): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.#stream.closed) resolve()
+      this.#stream.on('close', resolve).end()
+    })
+  }
+}
+
+/** Whether the last line of a file is whole: who wrote it may have been killed. */
+function endsLine(fd: number): boolean {
+  const { size } = fstatSync(fd)
+  const last = Buffer.alloc(1)
+  return size === 0 || readSync(fd, last, 0, 1, size - 1) === 0 || last[0] === 0x0a
+}
