@@ -7,7 +7,7 @@ import type { Writable } from 'node:stream'
 import { finished } from 'node:stream/promises'
 import { setTimeout as pause } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
-import { type Application, type Context, define, glob, type Middleware, type Next, proxyError } from 'open-mcp-proxy'
+import { type Context, define, glob, type Middleware, type Next, proxyError } from 'open-mcp-proxy'
 import { createStream } from 'rotating-file-stream'
 
 export interface AuditOptions {
@@ -20,10 +20,7 @@ export interface AuditOptions {
   onFull?: 'block' | 'deny' | 'drop'
   /** Patterns (`glob`) of the methods of requests, of both ends. @default ['*'] */
   methods?: string[]
-  /**
-   * Of a tool's or prompt's arguments, as this place sees them: nothing, the SHA-256 of their `JSON.stringify`, or
-   * themselves, which may be secret. @default 'hash'
-   */
+  /** Of the arguments of a tool or prompt, as this place sees them: their JSON's SHA-256, or all of it. @default 'hash' */
   arguments?: 'none' | 'hash' | 'full'
   /**
    * When the file is put aside, as `FILE.TIME-NNN`: once it has a `size` (`10M`), at each `interval` (`1d`: at midnight).
@@ -37,22 +34,18 @@ export interface AuditOptions {
 /**
  * Writes an audit trail as JSON lines: each request before it is handed on, so that no crash of this process hides that it
  * was asked, and its one outcome before whoever asked hears of it. (With `deny` answers, with `drop` requests too, do not
- * wait for their lines.) Nothing is synced to the disk. After a write that failed a record may stand twice.
+ * wait for their lines.) Nothing is synced to the disk; after a write that failed a record may stand twice.
  *
- * Members, where they apply: `seq` counts from 1, over all files; `torn`: a crash or a full disk has left a part of a line
- * before this one; `lost`: so many records could not be written; `time`, `event`, `session`, `principal`, `user`
- * (`ctx.state.user.id`), `from`, `method`, `name`, `id` (what a peer wrote is cut at 1000 characters), `upstream`,
- * `protocolVersion`, `argumentsHash`, `arguments`; of an outcome `outcome`, the error's `code`, `duration` in milliseconds;
- * `prev`, the hash of the line before; `hash`, the SHA-256 of the line without `,"hash":"…"`. So no line can be changed,
- * removed or put in unnoticed, but by whoever writes all that follows anew, or cuts off the end: keep the last hash
- * elsewhere now and then. First on the line of middleware it sees what the client sees.
+ * `prev` is the hash of the line before, 64 zeros at first; `hash` the SHA-256 of the line without `,"hash":"…"`. So none can
+ * be changed, removed or put in unnoticed, but by whoever writes all that follows anew, or cuts off the end: keep the last
+ * hash elsewhere. Before a line with `torn` stands what a crash, or a full disk, has left of one; before one with `lost` so
+ * many are missing. What a peer wrote is cut at 1000 characters. First on the line it sees what the client sees.
  *
  * @throws `TypeError` where an option cannot be understood; `listen` rejects where the file cannot be opened.
  * @example createProxy().use(audit({ file: '/var/log/mcp/audit.jsonl', rotate: { interval: '1d', compress: true } }))
  */
 export function audit(options: AuditOptions): Middleware {
   check({ file: null, ...(options as object) })
-  check(options.rotate ?? {}, 'rotate.')
   const isRecorded = glob(...(options.methods ?? ['*']))
   const desk = new Desk(options)
   return define({ role: 'observe', start: desk.start, close: desk.close }, function audit(ctx, next) {
@@ -61,103 +54,93 @@ export function audit(options: AuditOptions): Middleware {
   })
 }
 
+const ROTATION =
+  /^\{(("size":"[1-9]\d*[BKMG]"|"interval":"[1-9]\d*[smhdM]"|"maxFiles":[1-9]\d*|"compress":(true|false)),?)+\}$/
 /** What the options are to be, and how this looks as JSON. */
-const EXPECTED: Record<string, [string, RegExp]> = {
-  file: ['a path', /^".+"$/],
-  onFull: ['"block", "deny" or "drop"', /^"(block|deny|drop)"$/],
-  methods: ['a list of patterns', /^\[(".*)?\]$/],
-  arguments: ['"none", "hash" or "full"', /^"(none|hash|full)"$/],
-  rotate: ['an object', /^\{/],
-  'rotate.size': ['like "10M"', /^"[1-9]\d*[BKMG]"$/],
-  'rotate.interval': ['like "1d"', /^"[1-9]\d*[smhdM]"$/],
-  'rotate.maxFiles': ['a positive number', /^[1-9]\d*$/],
-  'rotate.compress': ['true or false', /^(true|false)$/],
-  maxQueueBytes: ['a positive number', /^[1-9]\d*$/],
-}
+const EXPECTED = new Map<string, [string, RegExp]>([
+  ['file', ['a path', /^".+"$/]],
+  ['onFull', ['"block", "deny" or "drop"', /^"(block|deny|drop)"$/]],
+  ['methods', ['a list of patterns', /^\[(".*")?\]$/]],
+  ['arguments', ['"none", "hash" or "full"', /^"(none|hash|full)"$/]],
+  ['rotate', ['like { "size": "10M", "interval": "1d", "maxFiles": 9, "compress": true }', ROTATION]],
+  ['maxQueueBytes', ['a positive number', /^[1-9]\d*$/]],
+])
 
-function check(options: object, prefix = ''): void {
-  for (const [key, value] of Object.entries(options)) {
-    const name = prefix + key
+function check(options: object): void {
+  for (const [name, value] of Object.entries(options)) {
+    const [expected, pattern] = EXPECTED.get(name) ?? ['left out', /^$/]
     const got = JSON.stringify(value) ?? typeof value
-    const [expected, pattern] = Object.entries(EXPECTED).find(([it]) => it === name)?.[1] ?? ['left out', /^undefined$/]
-    if (value !== undefined && !pattern.test(got)) {
+    if (value !== undefined && !pattern.test(got))
       throw new TypeError(`audit: expected ${name} to be ${expected}, got ${got}`)
-    }
   }
 }
 
-type Ending = { outcome: string; code?: number }
-
 /** One instance, which follows the exchanges. */
 class Desk {
+  readonly #settings
+  readonly #trail: Trail
   /** Requests without an outcome. */
-  readonly #asked = new Map<string, { ctx: Context; forget: () => void }>()
-  #app: Application | undefined
-  #joined: Trail | undefined
+  readonly #asked = new Map<string, Context>()
 
-  constructor(readonly options: AuditOptions) {}
+  constructor({ onFull = 'block', maxQueueBytes = 1 << 20, ...options }: AuditOptions) {
+    this.#settings = { onFull, maxQueueBytes, kept: options.arguments ?? 'hash' }
+    const path = resolve(options.file)
+    this.#trail = trails.get(path) ?? new Trail(path)
+    this.#trail.rotate = options.rotate
+    trails.set(path, this.#trail)
+  }
 
-  readonly start = async (app: Application) => {
-    this.#app = app
-    await this.#trail.ready().catch(async (error: Error) => {
+  readonly start = async () => {
+    this.#trail.users.add(this)
+    await this.#trail.reopen().catch(async ({ message }: Error) => {
       await this.close()
-      throw new Error(`audit: expected a file that can be written, got ${error.message}`)
+      throw new Error(`audit: expected a file that can be written, got ${message}`)
     })
   }
 
   readonly close = async () => {
-    const trail = this.#joined
-    this.#joined = undefined
-    await trail?.leave()
-  }
-
-  get #trail(): Trail {
-    this.#joined ??= Trail.join(this.options, (text) => {
-      if (this.#app && this.#app.listenerCount('error') > 0) this.#app.emit('error', new Error(text))
-      else process.emitWarning(text)
-    })
-    return this.#joined
+    this.#trail.users.delete(this)
+    if (this.#trail.users.size === 0) await this.#trail.end()
   }
 
   async request(ctx: Context, next: Next): Promise<void> {
-    const { signal, key, timestamp } = ctx
+    const { signal, key, session } = ctx
     // Whether it was the session that ended shows only when its own signal was aborted, too.
-    const outcome = () => (ctx.session.signal.aborted ? 'closed' : 'cancelled')
+    const outcome = () => (session.signal.aborted ? 'closed' : 'cancelled')
     const giveUp = () => queueMicrotask(() => void this.#end(key, { outcome: outcome() }))
-    this.#asked.set(key, { ctx, forget: () => signal.removeEventListener('abort', giveUp) })
+    this.#asked.set(key, ctx)
     signal.addEventListener('abort', giveUp)
     if (signal.aborted) giveUp()
-    const written = this.#record(bodyOf(ctx, 'request', timestamp, argumentsOf(ctx, this.options.arguments)), signal)
-    if (this.options.onFull === 'drop' || (await written)) return next()
-    const error = proxyError('overloaded', { detail: 'the audit trail takes no more' })
-    void this.#end(key, { outcome: 'error', code: error.code })
-    throw error
+    const body = bodyOf(ctx, 'request', ctx.timestamp, argumentsOf(ctx, this.#settings.kept))
+    const written = this.#record(body, signal)
+    if (this.#settings.onFull === 'drop' || (await written)) return next()
+    this.#asked.delete(key)
+    throw proxyError('overloaded', { detail: 'the audit trail takes no more' })
   }
 
   async response(ctx: Context, next: Next): Promise<void> {
     const key = this.#asked.size > 0 && ctx.request?.key
     if (!key || !this.#asked.has(key)) return next()
     const written = this.#end(key, outcomeOf(ctx), ctx)
-    if ((this.options.onFull ?? 'block') === 'block') await written
+    if (this.#settings.onFull === 'block') await written
     return next()
   }
 
-  async #end(key: string, ending: Ending, response?: Context): Promise<void> {
-    const asked = this.#asked.get(key)
-    if (!asked || !this.#asked.delete(key)) return
-    asked.forget()
+  async #end(key: string, ending: object, response?: Context): Promise<void> {
+    const ctx = this.#asked.get(key)
+    if (!ctx || !this.#asked.delete(key)) return
     const time = response?.timestamp ?? performance.timeOrigin + performance.now()
-    const duration = Math.round((time - asked.ctx.timestamp) * 100) / 100
-    await this.#record(bodyOf(asked.ctx, 'outcome', time, { ...ending, duration }), response?.signal)
+    const duration = Math.round((time - ctx.timestamp) * 100) / 100
+    await this.#record(bodyOf(ctx, 'outcome', time, { ...ending, duration }), response?.signal)
   }
 
   /** Resolves with whether it is written; with `block` and a signal, which ends the wait, once it is. */
   async #record(body: string, signal?: AbortSignal): Promise<boolean> {
-    const { onFull = 'block', maxQueueBytes = 1 << 20 } = this.options
-    const trail = this.#trail
-    while (!(await trail.write(body, maxQueueBytes))) {
+    const { onFull, maxQueueBytes } = this.#settings
+    this.#trail.users.add(this)
+    while (!(await this.#trail.write(body, maxQueueBytes))) {
       if (onFull !== 'block' || !signal) {
-        trail.lost++
+        this.#trail.lost++
         return false
       }
       await pause(2 * REST, undefined, { signal, ref: false })
@@ -166,7 +149,7 @@ class Desk {
   }
 }
 
-function outcomeOf(response: Context): Ending {
+function outcomeOf(response: Context): object {
   const { error } = response
   if (error !== undefined) return { outcome: 'error', code: Number.isInteger(error?.code) ? error.code : undefined }
   // A result is parsed only where it may tell more than that it came.
@@ -176,17 +159,15 @@ function outcomeOf(response: Context): Ending {
   return { outcome: result?.resultType === 'input_required' ? 'input_required' : 'ok' }
 }
 
-function argumentsOf(ctx: Context, kept: AuditOptions['arguments'] = 'hash'): object {
+function argumentsOf(ctx: Context, kept: string): object {
   if (kept === 'none' || (ctx.method !== 'tools/call' && ctx.method !== 'prompts/get')) return {}
   const values = ctx.params?.arguments
   if (kept === 'full' || values === undefined) return { arguments: values }
   return { argumentsHash: sha256(JSON.stringify(values)) }
 }
 
-/** Control, format and line separating characters: a peer could hide a line from whoever reads it on a terminal. */
-const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu
-const escaped = (it: string) =>
-  it.replace(/[\s\S]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
+/** In ASCII: a peer could hide a line, or a part of one, from whoever reads it on a terminal. */
+const escaped = (unit: string) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`
 const cut = <T>(it: T) => (typeof it === 'string' && it.length > 1000 ? `${it.slice(0, 1000)}…` : it)
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex')
 
@@ -198,19 +179,21 @@ function bodyOf(ctx: Context, event: 'request' | 'outcome', time: number, more: 
   const who = { session: session.id, principal: cut(principal), user: cut(user?.id), from }
   const what = { method: cut(method), name: cut(name), id: cut(id), upstream, protocolVersion: cut(protocolVersion) }
   const text = JSON.stringify({ time: new Date(time).toISOString(), event, ...who, ...what, ...more })
-  return text.slice(1, -1).replace(UNSEEN, escaped)
+  return text.slice(1, -1).replace(/[^ -~]/g, escaped)
 }
 
-/** A line, as the next one has to know it. */
 type Link = { seq: number; hash: string }
 
 const GENESIS: Link = { seq: 0, hash: '0'.repeat(64) }
 /** Milliseconds after a write that failed in which no other is tried. */
 const REST = 500
 
+const trails = new Map<string, Trail>()
+
 /** What all instances over one file share: it makes records links of the chain, and writes them. */
 class Trail {
-  static readonly #all = new Map<string, Trail>()
+  readonly users = new Set<object>()
+  rotate: AuditOptions['rotate']
   /** Records that were given up, and that no line tells of. */
   lost = 0
   #isTorn = false
@@ -222,60 +205,54 @@ class Trail {
   #ended: Promise<unknown> | undefined
   #restsUntil = 0
   #isToldOf = false
-  #users = 0
 
-  private constructor(
-    readonly path: string,
-    readonly rotate: AuditOptions['rotate'],
-    readonly report: (text: string) => void,
-  ) {}
+  constructor(readonly path: string) {}
 
-  static join({ file, rotate }: AuditOptions, report: (text: string) => void): Trail {
-    const path = resolve(file)
-    const trail = Trail.#all.get(path) ?? new Trail(path, rotate, report)
-    Trail.#all.set(path, trail)
-    trail.#users++
-    return trail
+  /** As the newest instance wants it. */
+  async reopen(): Promise<void> {
+    void this.end()
+    this.#stream = this.#open()
+    await this.#stream
   }
 
-  async leave(): Promise<void> {
-    if (--this.#users > 0) return
-    await this.#end()
-    if (this.#users === 0 && Trail.#all.delete(this.path) && this.lost > 0) {
-      this.report(`audit: ${this.lost} records are lost`)
-    }
-  }
-
-  ready(): Promise<Writable> {
-    this.#stream ??= this.#open()
-    return this.#stream
-  }
-
-  #end(): Promise<unknown> | undefined {
-    this.#ended = this.#stream?.then((it) => finished(it.end())).catch(() => {})
+  async end(): Promise<void> {
+    this.#ended = this.#stream?.then((it) => finished(it.end())).catch(() => {}) ?? this.#ended
     this.#stream = undefined
-    return this.#ended
+    await this.#ended
   }
 
   /** Resolves with whether it is written; never rejects. */
   async write(body: string, limit: number): Promise<boolean> {
-    const bytes = Buffer.byteLength(body)
+    const bytes = body.length
     let stream: Promise<Writable> | undefined
+    let lost = 0
     this.#waiting += bytes
     try {
       if (Date.now() < this.#restsUntil) return false
       if (this.#waiting - bytes > limit) throw new Error(`more than ${limit} bytes wait to be written`)
-      stream = this.ready()
-      await this.#append(await stream, body)
+      this.#stream ??= this.#open()
+      stream = this.#stream
+      const writable = await stream
+      lost = this.lost
+      const marks = `${this.#isTorn ? '"torn":true,' : ''}${lost > 0 ? `"lost":${lost},` : ''}`
+      const line = `{"seq":${this.#last.seq + 1},${marks}${body},"prev":"${this.#last.hash}"`
+      const link = { seq: this.#last.seq + 1, hash: sha256(`${line}}`) }
+      this.#last = link
+      this.#isTorn = false
+      this.lost = 0
+      await new Promise<void>((done, fail) =>
+        writable.write(`${line},"hash":"${link.hash}"}\n`, (error) => (error ? fail(error) : done())),
+      )
+      this.#written = link
       if (this.#waiting === bytes) this.#isToldOf = false
       return true
     } catch (error) {
+      this.lost += lost
       if (stream && stream === this.#stream) {
         this.#restsUntil = Date.now() + REST
-        this.#last = this.#written
-        void this.#end()
+        void this.end()
       }
-      if (!this.#isToldOf) this.report(`audit: ${(error as Error).message}: records wait, or are lost`)
+      if (!this.#isToldOf) process.emitWarning(`${(error as Error).message}: records wait, or are lost`, 'AuditWarning')
       this.#isToldOf = true
       return false
     } finally {
@@ -283,33 +260,15 @@ class Trail {
     }
   }
 
-  #append(stream: Writable, body: string): Promise<void> {
-    const { lost } = this
-    const marks = `${this.#isTorn ? '"torn":true,' : ''}${lost > 0 ? `"lost":${lost},` : ''}`
-    const seq = this.#last.seq + 1
-    const line = `{"seq":${seq},${marks}${body},"prev":"${this.#last.hash}"`
-    const hash = sha256(`${line}}`)
-    this.#last = { seq, hash }
-    this.#isTorn = false
-    this.lost = 0
-    return new Promise((resolve, reject) =>
-      stream.write(`${line},"hash":"${hash}"}\n`, (error) => {
-        if (!error) this.#written = { seq, hash }
-        else this.lost += lost
-        return error ? reject(error) : resolve()
-      }),
-    )
-  }
-
   async #open(): Promise<Writable> {
     await this.#ended
-    const { path, rotate } = this
-    const { last = await lastAside(path), isTorn } = await endOf(path)
+    const { last = await lastAside(this.path), isTorn } = await endOf(this.path)
     // What a write that failed has left behind is known from the file alone.
-    if (last && last.seq > this.#written.seq) this.#written = last
+    if (last) this.lost += Math.max(0, this.#written.seq - last.seq)
+    if (last) this.#written = last
     this.#last = this.#written
     this.#isTorn = isTorn
-    const stream = rotate ? rotating(path, rotate) : createWriteStream(path, { flags: 'a', mode: 0o600 })
+    const stream = this.rotate ? rotating(this.path, this.rotate) : createWriteStream(this.path, { flags: 'a' })
     await once(stream, 'open')
     return stream.on('error', () => {})
   }
@@ -357,22 +316,15 @@ async function endOf(path: string): Promise<{ last?: Link; isTorn: boolean }> {
 /** The last whole line, and whether there is anything after it. */
 function lastIn(text: string): { last?: Link; isTorn: boolean } {
   const lines = text.split('\n')
-  let isTorn = false
-  for (const line of lines.reverse()) {
-    const last = read(line)
-    if (last && last.hash === last.due) return { last, isTorn }
-    isTorn ||= line !== ''
-  }
-  return { isTorn }
+  const at = lines.findLastIndex((line) => read(line)?.isWhole)
+  return { last: read(lines[at] ?? ''), isTorn: lines.slice(at + 1).some((line) => line !== '') }
 }
 
-const LINE = /^\{"seq":(\d+),("torn":true,)?.*,"prev":"([0-9a-f]{64})"(,"hash":"([0-9a-f]{64})"\})$/
-
-/** With the hash that is due to it. Undefined where it is no whole line. */
 function read(line: string) {
-  const [, seq, torn, prev, end = '', hash] = LINE.exec(line) ?? []
-  if (prev === undefined || hash === undefined) return undefined
-  return { seq: Number(seq), isTorn: torn !== undefined, prev, hash, due: sha256(`${line.slice(0, -end.length)}}`) }
+  const [, seq, torn, prev, end = '', hash = ''] =
+    /^\{"seq":(\d+),("torn":true,)?.*,"prev":"(\w{64})"(,"hash":"(\w{64})"\})$/.exec(line) ?? []
+  const due = sha256(`${line.slice(0, -end.length)}}`)
+  return prev ? { seq: Number(seq), isTorn: torn !== undefined, prev, hash, due, isWhole: hash === due } : undefined
 }
 
 /**
@@ -383,7 +335,7 @@ function read(line: string) {
  */
 export async function verifyAudit(
   lines: Iterable<string> | AsyncIterable<string>,
-): Promise<{ ok: true; records: number; hash?: string } | { ok: false; line: number; expected: string }> {
+): Promise<{ ok: true; records: number; hash?: string } | { ok: false; line: number; expected: string; got: string }> {
   let [at, records, torn] = [0, 0, 0]
   let last: Link | undefined
   for await (const line of lines) {
@@ -393,13 +345,13 @@ export async function verifyAudit(
     if (!it) continue
     // Older files may be gone.
     const { seq, hash } = last ?? (it.seq === 1 ? GENESIS : { seq: it.seq - 1, hash: it.prev })
-    const expected = `seq ${seq + 1}, prev ${hash}, hash ${it.due}`
-    if (expected !== `seq ${it.seq}, prev ${it.prev}, hash ${it.hash}`) return { ok: false, line: at, expected }
-    if (it.isTorn !== torn > 0) return { ok: false, line: torn || at, expected: torn ? 'a record' : 'a torn line' }
+    const expected = `seq ${seq + 1}, torn ${torn > 0}, prev ${hash}, hash ${it.due}`
+    const got = `seq ${it.seq}, torn ${it.isTorn}, prev ${it.prev}, hash ${it.hash}`
+    if (expected !== got) return { ok: false, line: torn || at, expected, got }
     last = it
     records++
     torn = 0
   }
-  if (torn > 0 && torn < at) return { ok: false, line: torn, expected: 'a record' }
+  if (torn > 0 && torn < at) return { ok: false, line: torn, expected: 'a record', got: 'none' }
   return { ok: true, records, hash: last?.hash }
 }
