@@ -1,3 +1,4 @@
+import type { AuditOptions } from './audit.js'
 import type { AuthOptions } from './auth.js'
 import type { AuthorizeOptions } from './authorize.js'
 import type { LoggerOptions } from './logger.js'
@@ -6,6 +7,7 @@ import type { RecordOptions } from './record.js'
 import type { ToolFilterOptions } from './toolFilter.js'
 import type { TraceOptions } from './trace.js'
 
+export { type AuditOptions, audit, verifyAudit } from './audit.js'
 export {
   type ApiKeyOptions,
   type Authenticated,
@@ -48,6 +50,7 @@ export { type TraceOptions, trace } from './trace.js'
 
 /** The options of each middleware of the shelf: what a configuration file may say of it. */
 export interface Shelf {
+  audit: AuditOptions
   auth: AuthOptions
   authorize: AuthorizeOptions
   logger: LoggerOptions
