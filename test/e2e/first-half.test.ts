@@ -1,6 +1,7 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { verifyAudit } from 'open-mcp-proxy/middleware'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { behind, ended, recorded } from '../fixtures/behind-port.js'
 import { cli, stop } from '../fixtures/command.js'
@@ -156,6 +157,9 @@ for (const [name, { start, where, modern, converse }] of Object.entries(kinds)) 
       // Over HTTP a modern server says with a 404 that it does not know a method: its client takes that for the transport's.
       const complaints = isModern ? [expect.stringContaining('"message":"Method not found: no/such-method"')] : []
       expect(had.complaints).toEqual(complaints)
+
+      const trail = (await readFile(join(own, 'audit.jsonl'), 'utf8')).trimEnd().split('\n')
+      expect(await verifyAudit(trail)).toMatchObject({ ok: true, records: trail.length })
 
       const replayed = await along(['replay', recording, ...(port ? ['--listen', '0', '--match', 'call'] : [])])
       const again = await recorded(replayed.where, generation, (talk) => converse(talk, isModern), had.conversation)

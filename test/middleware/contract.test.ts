@@ -3,7 +3,7 @@ import { rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { BasicTracerProvider } from '@opentelemetry/sdk-trace-base'
-import { auth, authorize, logger, metrics, record, toolFilter, trace } from 'open-mcp-proxy/middleware'
+import { audit, auth, authorize, logger, metrics, record, toolFilter, trace } from 'open-mcp-proxy/middleware'
 import { type ContractOptions, contract, type MakeStack } from 'open-mcp-proxy/testing'
 import { afterAll, describe, test } from 'vitest'
 
@@ -29,6 +29,7 @@ const renamed = {
 const whole: MakeStack = () => [
   metrics({ port: 0, tools: true }),
   auth({ local: { id: 'ada', scopes: ['all'] } }),
+  audit({ file: at('whole-audit.jsonl') }),
   trace({ tracerProvider }),
   record({ file: at('whole.jsonl') }),
   authorize({ rules: [{ users: ['ada'], scopes: ['all'], ...everything }] }),
@@ -54,6 +55,8 @@ describe.each<[string, MakeStack, ContractOptions?]>([
   ['metrics, without calls by tool', () => metrics({ port: 0 })],
   ['trace, without a provider', () => trace()],
   ['trace, with one', () => trace({ tracerProvider, arguments: true, results: true }), { rewrites: true }],
+  ['audit', () => audit({ file: at('audit.jsonl'), arguments: 'full' })],
+  ['audit, that never waits', () => audit({ file: at('audit-drop.jsonl'), onFull: 'drop' })],
   ['record, to a file', () => record({ file: at('record.jsonl') })],
   ['record, to a function', () => record({ write: async () => {} })],
   ['all in one line', whole, { ...renamed, rewrites: true }],
