@@ -51,6 +51,7 @@ it('open-mcp-proxy/testing', () => {
 it('open-mcp-proxy/middleware', () => {
   expect(Object.keys(middleware).sort()).toMatchInlineSnapshot(`
     [
+      "audit",
       "auth",
       "authorize",
       "logger",
@@ -61,6 +62,7 @@ it('open-mcp-proxy/middleware', () => {
       "rerun",
       "toolFilter",
       "trace",
+      "verifyAudit",
     ]
   `)
 })
