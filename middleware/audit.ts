@@ -14,8 +14,8 @@ export interface AuditOptions {
   /** In a directory that exists; made with mode 0600, only ever appended to, by one process at a time. */
   file: string
   /**
-   * What becomes of a request while nothing can be written, or more than `maxQueueBytes` wait. `block`: it waits, and so
-   * does an answer. `deny`: it gets -31005, answers pass. `drop`: all pass, and none ever waits for the disk. @default 'block'
+   * While nothing can be written, or more than `maxQueueBytes` wait. `block`: requests and answers wait. `deny`: requests get
+   * -31005, answers pass. `drop`: all pass, and none ever waits for the disk. @default 'block'
    */
   onFull?: 'block' | 'deny' | 'drop'
   /** Patterns (`glob`) of the methods of requests, of both ends. @default ['*'] */
@@ -40,7 +40,6 @@ export interface AuditOptions {
  * be changed, removed or put in unnoticed, but by whoever writes all that follows anew, or cuts off the end: keep the last
  * hash elsewhere. Before a line with `torn` stands what a crash, or a full disk, has left of one; before one with `lost` so
  * many are missing. What a peer wrote is cut at 1000 characters. First on the line it sees what the client sees.
- *
  * @throws `TypeError` where an option cannot be understood; `listen` rejects where the file cannot be opened.
  * @example createProxy().use(audit({ file: '/var/log/mcp/audit.jsonl', rotate: { interval: '1d', compress: true } }))
  */
@@ -91,11 +90,10 @@ class Desk {
   }
 
   readonly start = async () => {
-    this.#trail.users.add(this)
-    await this.#trail.reopen().catch(async ({ message }: Error) => {
-      await this.close()
+    await this.#trail.reopen().catch(({ message }: Error) => {
       throw new Error(`audit: expected a file that can be written, got ${message}`)
     })
+    this.#trail.users.add(this)
   }
 
   readonly close = async () => {
@@ -105,15 +103,18 @@ class Desk {
 
   async request(ctx: Context, next: Next): Promise<void> {
     const { signal, key, session } = ctx
-    // Whether it was the session that ended shows only when its own signal was aborted, too.
-    const outcome = () => (session.signal.aborted ? 'closed' : 'cancelled')
-    const giveUp = () => queueMicrotask(() => void this.#end(key, { outcome: outcome() }))
+    const how = () => ({ outcome: session.signal.aborted ? 'closed' : 'cancelled' })
+    // The signal of its session is aborted after its own.
+    const giveUp = () => queueMicrotask(() => void this.#end(key, how()))
     this.#asked.set(key, ctx)
     signal.addEventListener('abort', giveUp)
     if (signal.aborted) giveUp()
-    const body = bodyOf(ctx, 'request', ctx.timestamp, argumentsOf(ctx, this.#settings.kept))
-    const written = this.#record(body, signal)
-    if (this.#settings.onFull === 'drop' || (await written)) return next()
+    const { kept, onFull } = this.#settings
+    const hasArguments = kept !== 'none' && (ctx.method === 'tools/call' || ctx.method === 'prompts/get')
+    const given = hasArguments ? ctx.params?.arguments : undefined
+    const own = kept === 'full' ? { arguments: given } : { argumentsHash: given && sha256(JSON.stringify(given)) }
+    const written = this.#record(bodyOf(ctx, 'request', ctx.timestamp, own), signal)
+    if (onFull === 'drop' || (await written)) return next()
     this.#asked.delete(key)
     throw proxyError('overloaded', { detail: 'the audit trail takes no more' })
   }
@@ -150,20 +151,14 @@ class Desk {
 }
 
 function outcomeOf(response: Context): object {
-  const { error } = response
-  if (error !== undefined) return { outcome: 'error', code: Number.isInteger(error?.code) ? error.code : undefined }
+  const { error, method, session } = response
+  const code = Number.isInteger(error?.code) ? error?.code : undefined
+  // -31008: the proxy's own, of a session that ends.
+  if (error !== undefined) return code === -31008 ? { outcome: 'closed' } : { outcome: 'error', code }
   // A result is parsed only where it may tell more than that it came.
-  if (response.session.era === 'legacy' && response.method !== 'tools/call') return { outcome: 'ok' }
-  const { result } = response
+  const result = session.era === 'legacy' && method !== 'tools/call' ? undefined : response.result
   if (result?.isError === true) return { outcome: 'tool_error' }
   return { outcome: result?.resultType === 'input_required' ? 'input_required' : 'ok' }
-}
-
-function argumentsOf(ctx: Context, kept: string): object {
-  if (kept === 'none' || (ctx.method !== 'tools/call' && ctx.method !== 'prompts/get')) return {}
-  const values = ctx.params?.arguments
-  if (kept === 'full' || values === undefined) return { arguments: values }
-  return { argumentsHash: sha256(JSON.stringify(values)) }
 }
 
 /** In ASCII: a peer could hide a line, or a part of one, from whoever reads it on a terminal. */
@@ -183,11 +178,9 @@ function bodyOf(ctx: Context, event: 'request' | 'outcome', time: number, more: 
 }
 
 type Link = { seq: number; hash: string }
-
 const GENESIS: Link = { seq: 0, hash: '0'.repeat(64) }
 /** Milliseconds after a write that failed in which no other is tried. */
 const REST = 500
-
 const trails = new Map<string, Trail>()
 
 /** What all instances over one file share: it makes records links of the chain, and writes them. */
@@ -200,7 +193,6 @@ class Trail {
   /** The last line that was written, and the last of those that are on their way. */
   #written = GENESIS
   #last = GENESIS
-  #waiting = 0
   #stream: Promise<Writable> | undefined
   #ended: Promise<unknown> | undefined
   #restsUntil = 0
@@ -208,7 +200,6 @@ class Trail {
 
   constructor(readonly path: string) {}
 
-  /** As the newest instance wants it. */
   async reopen(): Promise<void> {
     void this.end()
     this.#stream = this.#open()
@@ -223,41 +214,38 @@ class Trail {
 
   /** Resolves with whether it is written; never rejects. */
   async write(body: string, limit: number): Promise<boolean> {
-    const bytes = body.length
-    let stream: Promise<Writable> | undefined
+    if (Date.now() < this.#restsUntil) return false
+    this.#stream ??= this.#open()
+    const stream = this.#stream
     let lost = 0
-    this.#waiting += bytes
     try {
-      if (Date.now() < this.#restsUntil) return false
-      if (this.#waiting - bytes > limit) throw new Error(`more than ${limit} bytes wait to be written`)
-      this.#stream ??= this.#open()
-      stream = this.#stream
       const writable = await stream
+      if (writable.writableLength > limit) return this.#tell(`more than ${limit} bytes wait to be written`)
       lost = this.lost
       const marks = `${this.#isTorn ? '"torn":true,' : ''}${lost > 0 ? `"lost":${lost},` : ''}`
-      const line = `{"seq":${this.#last.seq + 1},${marks}${body},"prev":"${this.#last.hash}"`
-      const link = { seq: this.#last.seq + 1, hash: sha256(`${line}}`) }
+      const seq = this.#last.seq + 1
+      const line = `{"seq":${seq},${marks}${body},"prev":"${this.#last.hash}"`
+      const link = { seq, hash: sha256(`${line}}`) }
+      this.lost = 0
       this.#last = link
       this.#isTorn = false
-      this.lost = 0
-      await new Promise<void>((done, fail) =>
-        writable.write(`${line},"hash":"${link.hash}"}\n`, (error) => (error ? fail(error) : done())),
-      )
+      const text = `${line},"hash":"${link.hash}"}\n`
+      await new Promise<void>((done, fail) => writable.write(text, (error) => (error ? fail(error) : done())))
       this.#written = link
-      if (this.#waiting === bytes) this.#isToldOf = false
+      if (writable.writableLength === 0) this.#isToldOf = false
       return true
     } catch (error) {
       this.lost += lost
-      if (stream && stream === this.#stream) {
-        this.#restsUntil = Date.now() + REST
-        void this.end()
-      }
-      if (!this.#isToldOf) process.emitWarning(`${(error as Error).message}: records wait, or are lost`, 'AuditWarning')
-      this.#isToldOf = true
-      return false
-    } finally {
-      this.#waiting -= bytes
+      if (stream === this.#stream) void this.end()
+      this.#restsUntil = Date.now() + REST
+      return this.#tell((error as Error).message)
     }
+  }
+
+  #tell(incident: string): false {
+    if (!this.#isToldOf) process.emitWarning(`${incident}: records wait, or are lost`, 'AuditWarning')
+    this.#isToldOf = true
+    return false
   }
 
   async #open(): Promise<Writable> {
@@ -328,9 +316,8 @@ function read(line: string) {
 }
 
 /**
- * Finds the first line, from 1, of an audit trail that was changed, removed, put in or moved. A last line that a crash has
- * torn is none of these. Files are read in order, those that were put aside first. Keep the `hash`, which is the last.
- *
+ * Finds the first line, from 1, of an audit trail that was changed, removed, put in or moved, other than a last one that a
+ * crash has torn. Files that were put aside come first. `hash` is the last one, which is to be kept.
  * @example const verdict = await verifyAudit(readline.createInterface(createReadStream('audit.jsonl')))
  */
 export async function verifyAudit(
