@@ -1,10 +1,8 @@
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { createWriteStream } from 'node:fs'
-import { open, readdir, readFile } from 'node:fs/promises'
+import { createWriteStream, promises as fs } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import type { Writable } from 'node:stream'
-import { finished } from 'node:stream/promises'
+import { promises as streams, type Writable } from 'node:stream'
 import { setTimeout as pause } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
 import { type Context, define, glob, type Middleware, type Next, proxyError } from 'open-mcp-proxy'
@@ -22,10 +20,7 @@ export interface AuditOptions {
   methods?: string[]
   /** Of the arguments of a tool or prompt, as this place sees them: their JSON's SHA-256, or all of it. @default 'hash' */
   arguments?: 'none' | 'hash' | 'full'
-  /**
-   * When the file is put aside, as `FILE.TIME-NNN`: once it has a `size` (`10M`), at each `interval` (`1d`: at midnight).
-   * `maxFiles` are kept, or all; `compress` packs them with gzip. @default never
-   */
+  /** When the file is put aside, as `FILE.TIME-NNN`: at a size, and at each interval (`1d`: at midnight). @default never */
   rotate?: { size?: string; interval?: string; maxFiles?: number; compress?: boolean }
   /** Bytes of records that may wait to be written. @default 1048576 */
   maxQueueBytes?: number
@@ -33,13 +28,12 @@ export interface AuditOptions {
 
 /**
  * Writes an audit trail as JSON lines: each request before it is handed on, so that no crash of this process hides that it
- * was asked, and its one outcome before whoever asked hears of it. (With `deny` answers, with `drop` requests too, do not
- * wait for their lines.) Nothing is synced to the disk; after a write that failed a record may stand twice.
- *
- * `prev` is the hash of the line before, 64 zeros at first; `hash` the SHA-256 of the line without `,"hash":"…"`. So none can
- * be changed, removed or put in unnoticed, but by whoever writes all that follows anew, or cuts off the end: keep the last
- * hash elsewhere. Before a line with `torn` stands what a crash, or a full disk, has left of one; before one with `lost` so
- * many are missing. What a peer wrote is cut at 1000 characters. First on the line it sees what the client sees.
+ * was asked, and its one outcome before whoever asked hears of it; but nothing is synced to the disk, with `deny` answers do
+ * not wait, with `drop` no message does. After a write that failed a record may stand twice.
+ * `prev` is the hash of the line before, 64 zeros at first; `hash` the SHA-256 of the line without `,"hash":"…"`: none can be
+ * changed, removed or put in unnoticed, but by whoever writes all that follows anew, or cuts off the end: keep the last hash
+ * elsewhere. Before a line with `torn` stands what a crash, or a full disk, has left of one; before one with `lost` so many
+ * are missing. What a peer wrote is cut at 1000 characters. First on the line it sees what the client sees.
  * @throws `TypeError` where an option cannot be understood; `listen` rejects where the file cannot be opened.
  * @example createProxy().use(audit({ file: '/var/log/mcp/audit.jsonl', rotate: { interval: '1d', compress: true } }))
  */
@@ -53,8 +47,7 @@ export function audit(options: AuditOptions): Middleware {
   })
 }
 
-const ROTATION =
-  /^\{(("size":"[1-9]\d*[BKMG]"|"interval":"[1-9]\d*[smhdM]"|"maxFiles":[1-9]\d*|"compress":(true|false)),?)+\}$/
+const ROTATION = /^\{(("size":"\d+[BKMG]"|"interval":"\d+[smhdM]"|"maxFiles":[1-9]\d*|"compress":(true|false)),?)+\}$/
 /** What the options are to be, and how this looks as JSON. */
 const EXPECTED = new Map<string, [string, RegExp]>([
   ['file', ['a path', /^".+"$/]],
@@ -69,8 +62,8 @@ function check(options: object): void {
   for (const [name, value] of Object.entries(options)) {
     const [expected, pattern] = EXPECTED.get(name) ?? ['left out', /^$/]
     const got = JSON.stringify(value) ?? typeof value
-    if (value !== undefined && !pattern.test(got))
-      throw new TypeError(`audit: expected ${name} to be ${expected}, got ${got}`)
+    if (value === undefined || pattern.test(got)) continue
+    throw new TypeError(`audit: expected ${name} to be ${expected}, got ${got}`)
   }
 }
 
@@ -102,17 +95,16 @@ class Desk {
   }
 
   async request(ctx: Context, next: Next): Promise<void> {
-    const { signal, key, session } = ctx
-    const how = () => ({ outcome: session.signal.aborted ? 'closed' : 'cancelled' })
+    const { signal, key } = ctx
     // The signal of its session is aborted after its own.
-    const giveUp = () => queueMicrotask(() => void this.#end(key, how()))
+    const giveUp = () => queueMicrotask(() => void this.#end(key))
     this.#asked.set(key, ctx)
     signal.addEventListener('abort', giveUp)
     if (signal.aborted) giveUp()
     const { kept, onFull } = this.#settings
-    const hasArguments = kept !== 'none' && (ctx.method === 'tools/call' || ctx.method === 'prompts/get')
-    const given = hasArguments ? ctx.params?.arguments : undefined
-    const own = kept === 'full' ? { arguments: given } : { argumentsHash: given && sha256(JSON.stringify(given)) }
+    const isKept = kept !== 'none' && (ctx.method === 'tools/call' || ctx.method === 'prompts/get')
+    const json = isKept ? JSON.stringify(ctx.params?.arguments) : undefined
+    const own = kept === 'full' ? { arguments: json && ctx.params?.arguments } : { argumentsHash: json && sha256(json) }
     const written = this.#record(bodyOf(ctx, 'request', ctx.timestamp, own), signal)
     if (onFull === 'drop' || (await written)) return next()
     this.#asked.delete(key)
@@ -122,25 +114,25 @@ class Desk {
   async response(ctx: Context, next: Next): Promise<void> {
     const key = this.#asked.size > 0 && ctx.request?.key
     if (!key || !this.#asked.has(key)) return next()
-    const written = this.#end(key, outcomeOf(ctx), ctx)
+    const written = this.#end(key, ctx)
     if (this.#settings.onFull === 'block') await written
     return next()
   }
 
-  async #end(key: string, ending: object, response?: Context): Promise<void> {
+  async #end(key: string, response?: Context): Promise<void> {
     const ctx = this.#asked.get(key)
     if (!ctx || !this.#asked.delete(key)) return
     const time = response?.timestamp ?? performance.timeOrigin + performance.now()
+    const ending = response ? outcomeOf(response) : { outcome: ctx.session.signal.aborted ? 'closed' : 'cancelled' }
     const duration = Math.round((time - ctx.timestamp) * 100) / 100
     await this.#record(bodyOf(ctx, 'outcome', time, { ...ending, duration }), response?.signal)
   }
 
   /** Resolves with whether it is written; with `block` and a signal, which ends the wait, once it is. */
   async #record(body: string, signal?: AbortSignal): Promise<boolean> {
-    const { onFull, maxQueueBytes } = this.#settings
     this.#trail.users.add(this)
-    while (!(await this.#trail.write(body, maxQueueBytes))) {
-      if (onFull !== 'block' || !signal) {
+    while (!(await this.#trail.write(body, this.#settings.maxQueueBytes))) {
+      if (this.#settings.onFull !== 'block' || !signal) {
         this.#trail.lost++
         return false
       }
@@ -177,8 +169,8 @@ function bodyOf(ctx: Context, event: 'request' | 'outcome', time: number, more: 
   return text.slice(1, -1).replace(/[^ -~]/g, escaped)
 }
 
-type Link = { seq: number; hash: string }
-const GENESIS: Link = { seq: 0, hash: '0'.repeat(64) }
+type Link = typeof GENESIS
+const GENESIS = { seq: 0, hash: '0'.repeat(64) }
 /** Milliseconds after a write that failed in which no other is tried. */
 const REST = 500
 const trails = new Map<string, Trail>()
@@ -207,7 +199,7 @@ class Trail {
   }
 
   async end(): Promise<void> {
-    this.#ended = this.#stream?.then((it) => finished(it.end())).catch(() => {}) ?? this.#ended
+    this.#ended = this.#stream?.then((it) => streams.finished(it.end())).catch(() => {}) ?? this.#ended
     this.#stream = undefined
     await this.#ended
   }
@@ -250,11 +242,11 @@ class Trail {
 
   async #open(): Promise<Writable> {
     await this.#ended
-    const { last = await lastAside(this.path), isTorn } = await endOf(this.path)
+    const { last = (await lastAside(this.path)) ?? this.#written, isTorn } = await endOf(this.path)
     // What a write that failed has left behind is known from the file alone.
-    if (last) this.lost += Math.max(0, this.#written.seq - last.seq)
-    if (last) this.#written = last
-    this.#last = this.#written
+    this.lost += Math.max(0, this.#written.seq - last.seq)
+    this.#written = last
+    this.#last = last
     this.#isTorn = isTorn
     const stream = this.rotate ? rotating(this.path, this.rotate) : createWriteStream(this.path, { flags: 'a' })
     await once(stream, 'open')
@@ -265,26 +257,23 @@ class Trail {
 function rotating(path: string, { compress, interval, ...rotate }: NonNullable<AuditOptions['rotate']>): Writable {
   const time = () => new Date().toISOString().replace(/[-:.]/g, '')
   const aside = (index = 1) => `.${time()}-${String(index).padStart(3, '0')}${compress ? '.gz' : ''}`
-  return createStream((isAside, index) => basename(path) + (isAside ? aside(index) : ''), {
-    path: dirname(path),
-    mode: 0o600,
-    ...rotate,
-    ...(interval && { interval, intervalBoundary: true, initialRotation: true }),
-    ...(compress && { compress: 'gzip' }),
-  })
+  const nameOf = (isAside: unknown, index?: number) => basename(path) + (isAside ? aside(index) : '')
+  const when = interval && { interval, intervalBoundary: true, initialRotation: true }
+  const how = { path: dirname(path), mode: 0o600, ...rotate, ...when, ...(compress && { compress: 'gzip' as const }) }
+  return createStream(nameOf, how)
 }
 
 /** Where the file is new, the chain goes on from the newest that was put aside. */
 async function lastAside(path: string): Promise<Link | undefined> {
   const isAside = (it: string) => it.startsWith(`${basename(path)}.`) && /\.\d{8}T\d{9}Z-\d{3}(\.gz)?$/.test(it)
-  const newest = (await readdir(dirname(path))).filter(isAside).sort().at(-1)
-  const bytes = newest && (await readFile(join(dirname(path), newest)))
+  const newest = (await fs.readdir(dirname(path))).filter(isAside).sort().at(-1)
+  const bytes = newest && (await fs.readFile(join(dirname(path), newest)))
   return bytes ? lastIn(String(newest?.endsWith('.gz') ? gunzipSync(bytes) : bytes)).last : undefined
 }
 
 /** How a file ends, whose last line is ended where it is not. */
 async function endOf(path: string): Promise<{ last?: Link; isTorn: boolean }> {
-  const handle = await open(path, 'a+', 0o600)
+  const handle = await fs.open(path, 'a+', 0o600)
   try {
     const { size } = await handle.stat()
     for (let length = 1 << 16; ; length *= 8) {
@@ -317,12 +306,10 @@ function read(line: string) {
 
 /**
  * Finds the first line, from 1, of an audit trail that was changed, removed, put in or moved, other than a last one that a
- * crash has torn. Files that were put aside come first. `hash` is the last one, which is to be kept.
+ * crash has torn. Files that were put aside come first; the oldest may be gone. `hash` is the last one, which is to be kept.
  * @example const verdict = await verifyAudit(readline.createInterface(createReadStream('audit.jsonl')))
  */
-export async function verifyAudit(
-  lines: Iterable<string> | AsyncIterable<string>,
-): Promise<{ ok: true; records: number; hash?: string } | { ok: false; line: number; expected: string; got: string }> {
+export async function verifyAudit(lines: Iterable<string> | AsyncIterable<string>) {
   let [at, records, torn] = [0, 0, 0]
   let last: Link | undefined
   for await (const line of lines) {
@@ -330,15 +317,14 @@ export async function verifyAudit(
     const it = read(line)
     if (!it) torn ||= at
     if (!it) continue
-    // Older files may be gone.
     const { seq, hash } = last ?? (it.seq === 1 ? GENESIS : { seq: it.seq - 1, hash: it.prev })
     const expected = `seq ${seq + 1}, torn ${torn > 0}, prev ${hash}, hash ${it.due}`
     const got = `seq ${it.seq}, torn ${it.isTorn}, prev ${it.prev}, hash ${it.hash}`
-    if (expected !== got) return { ok: false, line: torn || at, expected, got }
+    if (expected !== got) return { ok: false as const, line: torn || at, expected, got }
     last = it
     records++
     torn = 0
   }
-  if (torn > 0 && torn < at) return { ok: false, line: torn, expected: 'a record', got: 'none' }
-  return { ok: true, records, hash: last?.hash }
+  if (torn > 0 && torn < at) return { ok: false as const, line: torn, expected: 'a record', got: 'none' }
+  return { ok: true as const, records, hash: last?.hash }
 }
