@@ -1,10 +1,8 @@
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { createWriteStream } from 'node:fs'
-import { open, readdir, readFile } from 'node:fs/promises'
+import { createWriteStream, promises as fs } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import type { Writable } from 'node:stream'
-import { finished } from 'node:stream/promises'
+import { promises as streams, type Writable } from 'node:stream'
 import { setTimeout as pause } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
 import { type Context, define, glob, type Middleware, type Next, proxyError } from 'open-mcp-proxy'
@@ -14,18 +12,15 @@ export interface AuditOptions {
   /** In a directory that exists; made with mode 0600, only ever appended to, by one process at a time. */
   file: string
   /**
-   * What becomes of a request while nothing can be written, or more than `maxQueueBytes` wait. `block`: it waits, and so
-   * does an answer. `deny`: it gets -31005, answers pass. `drop`: all pass, and none ever waits for the disk. @default 'block'
+   * While nothing can be written, or more than `maxQueueBytes` wait. `block`: requests and answers wait. `deny`: requests get
+   * -31005, answers pass. `drop`: all pass, and none ever waits for the disk. @default 'block'
    */
   onFull?: 'block' | 'deny' | 'drop'
   /** Patterns (`glob`) of the methods of requests, of both ends. @default ['*'] */
   methods?: string[]
   /** Of the arguments of a tool or prompt, as this place sees them: their JSON's SHA-256, or all of it. @default 'hash' */
   arguments?: 'none' | 'hash' | 'full'
-  /**
-   * When the file is put aside, as `FILE.TIME-NNN`: once it has a `size` (`10M`), at each `interval` (`1d`: at midnight).
-   * `maxFiles` are kept, or all; `compress` packs them with gzip. @default never
-   */
+  /** When the file is put aside, as `FILE.TIME-NNN`: at a size, and at each interval (`1d`: at midnight). @default never */
   rotate?: { size?: string; interval?: string; maxFiles?: number; compress?: boolean }
   /** Bytes of records that may wait to be written. @default 1048576 */
   maxQueueBytes?: number
@@ -33,14 +28,12 @@ export interface AuditOptions {
 
 /**
  * Writes an audit trail as JSON lines: each request before it is handed on, so that no crash of this process hides that it
- * was asked, and its one outcome before whoever asked hears of it. (With `deny` answers, with `drop` requests too, do not
- * wait for their lines.) Nothing is synced to the disk; after a write that failed a record may stand twice.
- *
- * `prev` is the hash of the line before, 64 zeros at first; `hash` the SHA-256 of the line without `,"hash":"…"`. So none can
- * be changed, removed or put in unnoticed, but by whoever writes all that follows anew, or cuts off the end: keep the last
- * hash elsewhere. Before a line with `torn` stands what a crash, or a full disk, has left of one; before one with `lost` so
- * many are missing. What a peer wrote is cut at 1000 characters. First on the line it sees what the client sees.
- *
+ * was asked, and its one outcome before whoever asked hears of it; but nothing is synced to the disk, with `deny` answers do
+ * not wait, with `drop` no message does. After a write that failed a record may stand twice.
+ * `prev` is the hash of the line before, 64 zeros at first; `hash` the SHA-256 of the line without `,"hash":"…"`: none can be
+ * changed, removed or put in unnoticed, but by whoever writes all that follows anew, or cuts off the end: keep the last hash
+ * elsewhere. Before a line with `torn` stands what a crash, or a full disk, has left of one; before one with `lost` so many
+ * are missing. What a peer wrote is cut at 1000 characters. First on the line it sees what the client sees.
  * @throws `TypeError` where an option cannot be understood; `listen` rejects where the file cannot be opened.
  * @example createProxy().use(audit({ file: '/var/log/mcp/audit.jsonl', rotate: { interval: '1d', compress: true } }))
  */
@@ -54,8 +47,7 @@ export function audit(options: AuditOptions): Middleware {
   })
 }
 
-const ROTATION =
-  /^\{(("size":"[1-9]\d*[BKMG]"|"interval":"[1-9]\d*[smhdM]"|"maxFiles":[1-9]\d*|"compress":(true|false)),?)+\}$/
+const ROTATION = /^\{(("size":"\d+[BKMG]"|"interval":"\d+[smhdM]"|"maxFiles":[1-9]\d*|"compress":(true|false)),?)+\}$/
 /** What the options are to be, and how this looks as JSON. */
 const EXPECTED = new Map<string, [string, RegExp]>([
   ['file', ['a path', /^".+"$/]],
@@ -70,8 +62,8 @@ function check(options: object): void {
   for (const [name, value] of Object.entries(options)) {
     const [expected, pattern] = EXPECTED.get(name) ?? ['left out', /^$/]
     const got = JSON.stringify(value) ?? typeof value
-    if (value !== undefined && !pattern.test(got))
-      throw new TypeError(`audit: expected ${name} to be ${expected}, got ${got}`)
+    if (value === undefined || pattern.test(got)) continue
+    throw new TypeError(`audit: expected ${name} to be ${expected}, got ${got}`)
   }
 }
 
@@ -91,11 +83,10 @@ class Desk {
   }
 
   readonly start = async () => {
-    this.#trail.users.add(this)
-    await this.#trail.reopen().catch(async ({ message }: Error) => {
-      await this.close()
+    await this.#trail.reopen().catch(({ message }: Error) => {
       throw new Error(`audit: expected a file that can be written, got ${message}`)
     })
+    this.#trail.users.add(this)
   }
 
   readonly close = async () => {
@@ -104,16 +95,18 @@ class Desk {
   }
 
   async request(ctx: Context, next: Next): Promise<void> {
-    const { signal, key, session } = ctx
-    // Whether it was the session that ended shows only when its own signal was aborted, too.
-    const outcome = () => (session.signal.aborted ? 'closed' : 'cancelled')
-    const giveUp = () => queueMicrotask(() => void this.#end(key, { outcome: outcome() }))
+    const { signal, key } = ctx
+    // The signal of its session is aborted after its own.
+    const giveUp = () => queueMicrotask(() => void this.#end(key))
     this.#asked.set(key, ctx)
     signal.addEventListener('abort', giveUp)
     if (signal.aborted) giveUp()
-    const body = bodyOf(ctx, 'request', ctx.timestamp, argumentsOf(ctx, this.#settings.kept))
-    const written = this.#record(body, signal)
-    if (this.#settings.onFull === 'drop' || (await written)) return next()
+    const { kept, onFull } = this.#settings
+    const isKept = kept !== 'none' && (ctx.method === 'tools/call' || ctx.method === 'prompts/get')
+    const json = isKept ? JSON.stringify(ctx.params?.arguments) : undefined
+    const own = kept === 'full' ? { arguments: json && ctx.params?.arguments } : { argumentsHash: json && sha256(json) }
+    const written = this.#record(bodyOf(ctx, 'request', ctx.timestamp, own), signal)
+    if (onFull === 'drop' || (await written)) return next()
     this.#asked.delete(key)
     throw proxyError('overloaded', { detail: 'the audit trail takes no more' })
   }
@@ -121,25 +114,25 @@ class Desk {
   async response(ctx: Context, next: Next): Promise<void> {
     const key = this.#asked.size > 0 && ctx.request?.key
     if (!key || !this.#asked.has(key)) return next()
-    const written = this.#end(key, outcomeOf(ctx), ctx)
+    const written = this.#end(key, ctx)
     if (this.#settings.onFull === 'block') await written
     return next()
   }
 
-  async #end(key: string, ending: object, response?: Context): Promise<void> {
+  async #end(key: string, response?: Context): Promise<void> {
     const ctx = this.#asked.get(key)
     if (!ctx || !this.#asked.delete(key)) return
     const time = response?.timestamp ?? performance.timeOrigin + performance.now()
+    const ending = response ? outcomeOf(response) : { outcome: ctx.session.signal.aborted ? 'closed' : 'cancelled' }
     const duration = Math.round((time - ctx.timestamp) * 100) / 100
     await this.#record(bodyOf(ctx, 'outcome', time, { ...ending, duration }), response?.signal)
   }
 
   /** Resolves with whether it is written; with `block` and a signal, which ends the wait, once it is. */
   async #record(body: string, signal?: AbortSignal): Promise<boolean> {
-    const { onFull, maxQueueBytes } = this.#settings
     this.#trail.users.add(this)
-    while (!(await this.#trail.write(body, maxQueueBytes))) {
-      if (onFull !== 'block' || !signal) {
+    while (!(await this.#trail.write(body, this.#settings.maxQueueBytes))) {
+      if (this.#settings.onFull !== 'block' || !signal) {
         this.#trail.lost++
         return false
       }
@@ -150,20 +143,14 @@ class Desk {
 }
 
 function outcomeOf(response: Context): object {
-  const { error } = response
-  if (error !== undefined) return { outcome: 'error', code: Number.isInteger(error?.code) ? error.code : undefined }
+  const { error, method, session } = response
+  const code = Number.isInteger(error?.code) ? error?.code : undefined
+  // -31008: the proxy's own, of a session that ends.
+  if (error !== undefined) return code === -31008 ? { outcome: 'closed' } : { outcome: 'error', code }
   // A result is parsed only where it may tell more than that it came.
-  if (response.session.era === 'legacy' && response.method !== 'tools/call') return { outcome: 'ok' }
-  const { result } = response
+  const result = session.era === 'legacy' && method !== 'tools/call' ? undefined : response.result
   if (result?.isError === true) return { outcome: 'tool_error' }
   return { outcome: result?.resultType === 'input_required' ? 'input_required' : 'ok' }
-}
-
-function argumentsOf(ctx: Context, kept: string): object {
-  if (kept === 'none' || (ctx.method !== 'tools/call' && ctx.method !== 'prompts/get')) return {}
-  const values = ctx.params?.arguments
-  if (kept === 'full' || values === undefined) return { arguments: values }
-  return { argumentsHash: sha256(JSON.stringify(values)) }
 }
 
 /** In ASCII: a peer could hide a line, or a part of one, from whoever reads it on a terminal. */
@@ -182,12 +169,10 @@ function bodyOf(ctx: Context, event: 'request' | 'outcome', time: number, more: 
   return text.slice(1, -1).replace(/[^ -~]/g, escaped)
 }
 
-type Link = { seq: number; hash: string }
-
-const GENESIS: Link = { seq: 0, hash: '0'.repeat(64) }
+type Link = typeof GENESIS
+const GENESIS = { seq: 0, hash: '0'.repeat(64) }
 /** Milliseconds after a write that failed in which no other is tried. */
 const REST = 500
-
 const trails = new Map<string, Trail>()
 
 /** What all instances over one file share: it makes records links of the chain, and writes them. */
@@ -200,7 +185,6 @@ class Trail {
   /** The last line that was written, and the last of those that are on their way. */
   #written = GENESIS
   #last = GENESIS
-  #waiting = 0
   #stream: Promise<Writable> | undefined
   #ended: Promise<unknown> | undefined
   #restsUntil = 0
@@ -208,7 +192,6 @@ class Trail {
 
   constructor(readonly path: string) {}
 
-  /** As the newest instance wants it. */
   async reopen(): Promise<void> {
     void this.end()
     this.#stream = this.#open()
@@ -216,57 +199,54 @@ class Trail {
   }
 
   async end(): Promise<void> {
-    this.#ended = this.#stream?.then((it) => finished(it.end())).catch(() => {}) ?? this.#ended
+    this.#ended = this.#stream?.then((it) => streams.finished(it.end())).catch(() => {}) ?? this.#ended
     this.#stream = undefined
     await this.#ended
   }
 
   /** Resolves with whether it is written; never rejects. */
   async write(body: string, limit: number): Promise<boolean> {
-    const bytes = body.length
-    let stream: Promise<Writable> | undefined
+    if (Date.now() < this.#restsUntil) return false
+    this.#stream ??= this.#open()
+    const stream = this.#stream
     let lost = 0
-    this.#waiting += bytes
     try {
-      if (Date.now() < this.#restsUntil) return false
-      if (this.#waiting - bytes > limit) throw new Error(`more than ${limit} bytes wait to be written`)
-      this.#stream ??= this.#open()
-      stream = this.#stream
       const writable = await stream
+      if (writable.writableLength > limit) return this.#tell(`more than ${limit} bytes wait to be written`)
       lost = this.lost
       const marks = `${this.#isTorn ? '"torn":true,' : ''}${lost > 0 ? `"lost":${lost},` : ''}`
-      const line = `{"seq":${this.#last.seq + 1},${marks}${body},"prev":"${this.#last.hash}"`
-      const link = { seq: this.#last.seq + 1, hash: sha256(`${line}}`) }
+      const seq = this.#last.seq + 1
+      const line = `{"seq":${seq},${marks}${body},"prev":"${this.#last.hash}"`
+      const link = { seq, hash: sha256(`${line}}`) }
+      this.lost = 0
       this.#last = link
       this.#isTorn = false
-      this.lost = 0
-      await new Promise<void>((done, fail) =>
-        writable.write(`${line},"hash":"${link.hash}"}\n`, (error) => (error ? fail(error) : done())),
-      )
+      const text = `${line},"hash":"${link.hash}"}\n`
+      await new Promise<void>((done, fail) => writable.write(text, (error) => (error ? fail(error) : done())))
       this.#written = link
-      if (this.#waiting === bytes) this.#isToldOf = false
+      if (writable.writableLength === 0) this.#isToldOf = false
       return true
     } catch (error) {
       this.lost += lost
-      if (stream && stream === this.#stream) {
-        this.#restsUntil = Date.now() + REST
-        void this.end()
-      }
-      if (!this.#isToldOf) process.emitWarning(`${(error as Error).message}: records wait, or are lost`, 'AuditWarning')
-      this.#isToldOf = true
-      return false
-    } finally {
-      this.#waiting -= bytes
+      if (stream === this.#stream) void this.end()
+      this.#restsUntil = Date.now() + REST
+      return this.#tell((error as Error).message)
     }
+  }
+
+  #tell(incident: string): false {
+    if (!this.#isToldOf) process.emitWarning(`${incident}: records wait, or are lost`, 'AuditWarning')
+    this.#isToldOf = true
+    return false
   }
 
   async #open(): Promise<Writable> {
     await this.#ended
-    const { last = await lastAside(this.path), isTorn } = await endOf(this.path)
+    const { last = (await lastAside(this.path)) ?? this.#written, isTorn } = await endOf(this.path)
     // What a write that failed has left behind is known from the file alone.
-    if (last) this.lost += Math.max(0, this.#written.seq - last.seq)
-    if (last) this.#written = last
-    this.#last = this.#written
+    this.lost += Math.max(0, this.#written.seq - last.seq)
+    this.#written = last
+    this.#last = last
     this.#isTorn = isTorn
     const stream = this.rotate ? rotating(this.path, this.rotate) : createWriteStream(this.path, { flags: 'a' })
     await once(stream, 'open')
@@ -277,26 +257,23 @@ class Trail {
 function rotating(path: string, { compress, interval, ...rotate }: NonNullable<AuditOptions['rotate']>): Writable {
   const time = () => new Date().toISOString().replace(/[-:.]/g, '')
   const aside = (index = 1) => `.${time()}-${String(index).padStart(3, '0')}${compress ? '.gz' : ''}`
-  return createStream((isAside, index) => basename(path) + (isAside ? aside(index) : ''), {
-    path: dirname(path),
-    mode: 0o600,
-    ...rotate,
-    ...(interval && { interval, intervalBoundary: true, initialRotation: true }),
-    ...(compress && { compress: 'gzip' }),
-  })
+  const nameOf = (isAside: unknown, index?: number) => basename(path) + (isAside ? aside(index) : '')
+  const when = interval && { interval, intervalBoundary: true, initialRotation: true }
+  const how = { path: dirname(path), mode: 0o600, ...rotate, ...when, ...(compress && { compress: 'gzip' as const }) }
+  return createStream(nameOf, how)
 }
 
 /** Where the file is new, the chain goes on from the newest that was put aside. */
 async function lastAside(path: string): Promise<Link | undefined> {
   const isAside = (it: string) => it.startsWith(`${basename(path)}.`) && /\.\d{8}T\d{9}Z-\d{3}(\.gz)?$/.test(it)
-  const newest = (await readdir(dirname(path))).filter(isAside).sort().at(-1)
-  const bytes = newest && (await readFile(join(dirname(path), newest)))
+  const newest = (await fs.readdir(dirname(path))).filter(isAside).sort().at(-1)
+  const bytes = newest && (await fs.readFile(join(dirname(path), newest)))
   return bytes ? lastIn(String(newest?.endsWith('.gz') ? gunzipSync(bytes) : bytes)).last : undefined
 }
 
 /** How a file ends, whose last line is ended where it is not. */
 async function endOf(path: string): Promise<{ last?: Link; isTorn: boolean }> {
-  const handle = await open(path, 'a+', 0o600)
+  const handle = await fs.open(path, 'a+', 0o600)
   try {
     const { size } = await handle.stat()
     for (let length = 1 << 16; ; length *= 8) {
@@ -328,14 +305,11 @@ function read(line: string) {
 }
 
 /**
- * Finds the first line, from 1, of an audit trail that was changed, removed, put in or moved. A last line that a crash has
- * torn is none of these. Files are read in order, those that were put aside first. Keep the `hash`, which is the last.
- *
+ * Finds the first line, from 1, of an audit trail that was changed, removed, put in or moved, other than a last one that a
+ * crash has torn. Files that were put aside come first; the oldest may be gone. `hash` is the last one, which is to be kept.
  * @example const verdict = await verifyAudit(readline.createInterface(createReadStream('audit.jsonl')))
  */
-export async function verifyAudit(
-  lines: Iterable<string> | AsyncIterable<string>,
-): Promise<{ ok: true; records: number; hash?: string } | { ok: false; line: number; expected: string; got: string }> {
+export async function verifyAudit(lines: Iterable<string> | AsyncIterable<string>) {
   let [at, records, torn] = [0, 0, 0]
   let last: Link | undefined
   for await (const line of lines) {
@@ -343,15 +317,14 @@ export async function verifyAudit(
     const it = read(line)
     if (!it) torn ||= at
     if (!it) continue
-    // Older files may be gone.
     const { seq, hash } = last ?? (it.seq === 1 ? GENESIS : { seq: it.seq - 1, hash: it.prev })
     const expected = `seq ${seq + 1}, torn ${torn > 0}, prev ${hash}, hash ${it.due}`
     const got = `seq ${it.seq}, torn ${it.isTorn}, prev ${it.prev}, hash ${it.hash}`
-    if (expected !== got) return { ok: false, line: torn || at, expected, got }
+    if (expected !== got) return { ok: false as const, line: torn || at, expected, got }
     last = it
     records++
     torn = 0
   }
-  if (torn > 0 && torn < at) return { ok: false, line: torn, expected: 'a record', got: 'none' }
-  return { ok: true, records, hash: last?.hash }
+  if (torn > 0 && torn < at) return { ok: false as const, line: torn, expected: 'a record', got: 'none' }
+  return { ok: true as const, records, hash: last?.hash }
 }
