@@ -3,10 +3,10 @@ import {
   type Accept,
   createProxy,
   type Frame,
-  type FrameMeta,
   glob,
   proxyError,
   RpcError,
+  rewriteText,
   type Side,
   type Upstream,
   type UpstreamFactory,
@@ -43,11 +43,11 @@ export function replay(options: ReplayOptions): UpstreamFactory {
     throw new TypeError(`replay: expected match "strict" or "call", got ${show(match)}`)
   }
   if (typeof repeat !== 'boolean') throw new TypeError(`replay: expected repeat true or false, got ${show(repeat)}`)
-  let theatre: Promise<Theatre> | undefined
+  let enter: Promise<Enter> | undefined
   return async function replay(_session, ...more: unknown[]) {
     if (more.length > 0) throw new TypeError('replay: expected listen(replay(…)), it is an upstream and no middleware')
-    theatre ??= readRecording(file, session).then((read) => new Theatre(read, match, repeat))
-    return new ServerWire(await theatre)
+    enter ??= readRecording(file, session).then((recording) => stages(recording, match, repeat))
+    return new ServerWire(await enter)
   }
 }
 
@@ -76,28 +76,22 @@ interface Message {
 
 /** A recorded message, and how it hangs together with others. */
 interface Entry {
+  /** Of the file: its place in the conversation. */
   readonly line: number
-  readonly seq: number
   readonly session: string
   readonly from: Side
   readonly kind: 'request' | 'notification' | 'response'
   /** The JSON text, as it came. */
   readonly text: string
   readonly value: Message
+  /** The client's request on whose HTTP stream it came. */
   readonly related?: Id
-  /** Its place in the conversation. */
-  at: number
   /** Of a response: its request. Of `notifications/cancelled`: what is cancelled. */
   of?: Entry
-  /** Of a request. */
+  /** Of a request: its response. */
   outcome?: Entry
-  isCancelled?: boolean
-  /** Of a server's message, and of an answer to it: the client's message that it belongs to. */
+  /** The client's message that it belongs to, if it is not one of the client's own. */
   owner?: Entry
-  /** It says itself to what it belongs; else that is a guess. */
-  isTied?: boolean
-  /** Of a server's message: the request or notification that the client had said last. */
-  cause?: Entry
 }
 
 /** Messages that have to do with one another, in the order in which they came. */
@@ -117,6 +111,7 @@ const MAX_LINE = 64 << 20
 const MASK = '[masked]'
 const SUBSCRIPTION = 'io.modelcontextprotocol/subscriptionId'
 const CANCELLED = 'notifications/cancelled'
+const PROGRESS = 'notifications/progress'
 const DISCOVER = 'server/discover'
 const LISTEN = 'subscriptions/listen'
 
@@ -126,40 +121,30 @@ const LISTEN = 'subscriptions/listen'
  */
 export async function readRecording(file: string, session?: string | number): Promise<Recording> {
   const sessions = new Map<string, Entry[]>()
-  let line = 0
+  let line = 1
   try {
     for await (const text of linesOf(file)) {
-      line++
       if (text.trim() !== '') readLine(text, line, sessions)
+      line++
     }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
-    if (code !== undefined) throw new Error(`${file}: could not be read: ${code}`, { cause: error })
-    throw new Error(`${file}: line ${error instanceof LineError ? line : line + 1}: ${message}`)
+    const what = code === undefined ? `line ${line}: ${message}` : `could not be read: ${code}`
+    throw new Error(`${file}: ${what}`, { cause: error })
   }
   if (sessions.size === 0) throw new Error(`${file}: expected a recording, got no session`)
   return { conversations: conversationsOf(chosen(file, sessions, session)) }
 }
 
-class LineError extends Error {}
-
 async function* linesOf(file: string): AsyncGenerator<string> {
-  let parts: Buffer[] = []
-  let size = 0
-  for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) {
-    let from = 0
-    for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, from)) {
-      parts.push(chunk.subarray(from, end))
-      yield Buffer.concat(parts).toString()
-      parts = []
-      size = 0
-      from = end + 1
-    }
-    parts.push(chunk.subarray(from))
-    size += chunk.length - from
-    if (size > MAX_LINE) throw new Error(`expected at most ${MAX_LINE} bytes, got more`)
+  let rest = ''
+  for await (const chunk of createReadStream(file, { encoding: 'utf8', highWaterMark: 4 << 20 })) {
+    const lines = (rest + chunk).split('\n')
+    rest = lines.pop() as string
+    yield* lines
+    if (rest.length > MAX_LINE) throw new Error(`expected at most ${MAX_LINE} bytes, got more`)
   }
-  if (size > 0) yield Buffer.concat(parts).toString()
+  yield rest
 }
 
 function readLine(text: string, line: number, sessions: Map<string, Entry[]>): void {
@@ -167,39 +152,36 @@ function readLine(text: string, line: number, sessions: Map<string, Entry[]>): v
   try {
     it = JSON.parse(text) as Values
   } catch {
-    throw new LineError('expected JSON, got what does not parse (was it cut off?)')
+    throw new Error('expected JSON, got what does not parse (was it cut off?)')
   }
   if (it?.type === 'session') {
-    if (it.version !== 1) throw new LineError(`expected version 1 of the format, got ${show(it.version)}`)
-    if (typeof it.session !== 'string') throw new LineError(`expected a session's id, got ${show(it.session)}`)
+    if (it.version !== 1) throw new Error(`expected version 1 of the format, got ${show(it.version)}`)
+    if (typeof it.session !== 'string') throw new Error(`expected a session's id, got ${show(it.session)}`)
     if (!sessions.has(it.session)) sessions.set(it.session, [])
     return
   }
-  if (it?.type !== 'message') throw new LineError(`expected type "session" or "message", got ${show(it?.type)}`)
+  if (it?.type !== 'message') throw new Error(`expected type "session" or "message", got ${show(it?.type)}`)
   const entries = sessions.get(it.session as string)
-  if (!entries) throw new LineError('expected the first line of its session before it, got none')
-  const { seq, session, from, related } = it as unknown as Entry
-  if (from !== 'client' && from !== 'server') {
-    throw new LineError(`expected from "client" or "server", got ${show(from)}`)
-  }
+  if (!entries) throw new Error('expected the first line of its session before it, got none')
+  const { session, from, related } = it as unknown as Entry
+  if (from !== 'client' && from !== 'server') throw new Error(`expected from "client" or "server", got ${show(from)}`)
   const value = it.message as Message
-  const kind = kindOf(value)
-  entries.push({ line, seq, session, from, kind, related, value, text: rawOf(text, it), at: 0 })
+  entries.push({ line, session, from, kind: kindOf(value), related, value, text: rawOf(text, it) })
 }
 
 function kindOf(value: Message): Entry['kind'] {
   const isId = ['string', 'number'].includes(typeof value?.id)
   if (typeof value?.method === 'string') return isId ? 'request' : 'notification'
-  if (isObject(value) && (isObject(value.result) || isObject(value.error))) return 'response'
-  throw new LineError('expected a JSON-RPC message, got something else')
+  if (typeof (value?.result ?? value?.error) === 'object') return 'response'
+  throw new Error('expected a JSON-RPC message, got something else')
 }
 
+const HEAD = /^\{(?:"\w+":(?:"[^"\\]*"|[-+.\de]+),)+"message":/
+
 /** The bytes of the message, where it stands last, behind plain values: as `record` writes it. */
-function rawOf(text: string, { message, ...head }: Values): string {
-  const start = text.indexOf(',"message":')
-  const isPlain = Object.values(head).every((it) => typeof it !== 'object')
-  if (start < 0 || !isPlain || !text.startsWith('{"type"')) return JSON.stringify(message)
-  return text.slice(start + ',"message":'.length, text.lastIndexOf('}'))
+function rawOf(text: string, it: Values): string {
+  const [head] = (Object.keys(it).at(-1) === 'message' && HEAD.exec(text)) || []
+  return head === undefined ? JSON.stringify(it.message) : text.slice(head.length, text.lastIndexOf('}'))
 }
 
 function chosen(file: string, sessions: Map<string, Entry[]>, wanted: string | number | undefined): Entry[][] {
@@ -213,80 +195,54 @@ function chosen(file: string, sessions: Map<string, Entry[]>, wanted: string | n
 /** Over HTTP each request of 2026-07-28 is a session of its own: they make sense together only. */
 function conversationsOf(sessions: Entry[][]): Conversation[] {
   const isLegacy = (entries: Entry[]) => entries.some(({ value }) => value.method === 'initialize')
-  const legacy = sessions.filter(isLegacy)
   const modern = sessions.filter((it) => !isLegacy(it)).flat()
-  const all: Conversation[] = legacy.map((entries) => ({ era: 'legacy', entries }))
+  for (const entries of sessions) link(entries)
+  const all: Conversation[] = sessions.filter(isLegacy).map((entries) => ({ era: 'legacy', entries }))
   if (modern.length > 0) all.push({ era: 'modern', entries: modern.sort((a, b) => a.line - b.line) })
-  for (const { entries } of all) link(entries)
   return all
 }
 
-/** Finds out what answers what, and to which message of the client's each of the server's belongs. */
+/** Finds out what answers what, and to which message of the client's each of the others belongs. */
 function link(entries: readonly Entry[]): void {
-  const requests = new Map<string, Entry>()
-  const tokens = new Map<string, Entry>()
-  const waiting = new Map<string, Set<Entry>>()
-  const last = new Map<string, Entry>()
-  let cause: Entry | undefined
-  const keyOf = (session: string, from: Side, id: unknown) => JSON.stringify([session, from, id])
-  for (const [at, entry] of entries.entries()) {
-    const { session, from, kind, value } = entry
-    const far = from === 'client' ? 'server' : 'client'
-    const open = waiting.get(session) ?? new Set()
-    waiting.set(session, open)
-    entry.at = at
-    entry.cause = from === 'server' ? cause : undefined
-    if (kind === 'response') {
-      entry.of = requests.get(keyOf(session, far, value.id))
-      if (entry.of) entry.of.outcome ??= entry
-      entry.owner = from === 'server' ? entry.of : entry.of?.owner
-      entry.isTied = true
-      if (entry.of) open.delete(entry.of)
+  const requests = { client: new Map<unknown, Entry>(), server: new Map<unknown, Entry>() }
+  const tokens = new Map<unknown, Entry>()
+  /** The client's requests that have no answer yet, and its message that came last. */
+  const open = new Set<Entry>()
+  let last: Entry | undefined
+  for (const entry of entries) {
+    const { from, kind, related, value } = entry
+    const { id, method, params } = value
+    const [near, far] = from === 'client' ? [requests.client, requests.server] : [requests.server, requests.client]
+    if (kind === 'response') entry.of = far.get(id)
+    if (method === CANCELLED) entry.of = near.get(params?.requestId) ?? far.get(params?.requestId)
+    if (kind === 'request') near.set(id, entry)
+    if (isOwn(entry)) {
+      last = entry
+      if (kind === 'request') open.add(entry)
+      tokens.set(metaOf(value)?.progressToken, entry)
       continue
     }
-    if (kind === 'request') requests.set(keyOf(session, from, value.id), entry)
-    if (value.method === CANCELLED) {
-      const id = value.params?.requestId
-      entry.of = requests.get(keyOf(session, from, id)) ?? requests.get(keyOf(session, far, id))
+    const { of } = entry
+    if (of) {
+      open.delete(of)
+      if (kind === 'response') of.outcome ??= entry
+      entry.owner = isOwn(of) ? of : of.owner
+    } else if (from === 'server' && kind !== 'response') {
+      const said =
+        method === PROGRESS ? tokens.get(params?.progressToken) : far.get(metaOf(value)?.[SUBSCRIPTION] ?? related)
+      // Where it does not say what it belongs to, that is a guess.
+      entry.owner = said ?? [...open].at(-1) ?? last
     }
-    if (from === 'server') {
-      const { params, method } = value
-      const meta = params?._meta as Values | undefined
-      const id = meta?.[SUBSCRIPTION] ?? entry.related
-      const tied =
-        method === CANCELLED && entry.of
-          ? (entry.of.owner ?? entry.of)
-          : method === 'notifications/progress'
-            ? tokens.get(keyOf(session, 'client', params?.progressToken))
-            : requests.get(keyOf(session, 'client', id))
-      entry.isTied = tied !== undefined
-      entry.owner = tied ?? [...open].at(-1) ?? last.get(session)
-      continue
-    }
-    if (entry.of) {
-      entry.of.isCancelled = true
-      open.delete(entry.of)
-      continue
-    }
-    last.set(session, entry)
-    cause = entry
-    if (kind !== 'request') continue
-    open.add(entry)
-    const token = (value.params?._meta as Values | undefined)?.progressToken
-    if (token !== undefined) tokens.set(keyOf(session, 'client', token), entry)
   }
 }
 
-function isObject(value: unknown): value is Values {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function isCancelling({ from, value, of }: Entry): boolean {
-  return from === 'client' && value.method === CANCELLED && of !== undefined
-}
-
-function isOwnMessage({ from, kind, value }: Entry): boolean {
+/** Whether the client says it of its own accord. */
+function isOwn({ from, kind, value }: Entry): boolean {
   return from === 'client' && kind !== 'response' && value.method !== CANCELLED
+}
+
+function metaOf({ params, result }: Message): Values | undefined {
+  return (params ?? result)?._meta as Values | undefined
 }
 
 // --- comparing --------------------------------------------------------------------------------------------------
@@ -297,81 +253,78 @@ interface Unlike {
   came: unknown
 }
 
+const isText = (it: unknown) => typeof it === 'string'
+const isTime = (it: unknown) => isText(it) && /^\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)$/.test(it as string)
+
+/** What one end makes up and the other gives back as it is. */
+const HANDLES = new Set<unknown>(['requestState', 'nextCursor', 'taskId'])
+/** When a task was made and changed (2025-11-25, basic/utilities/tasks) is never the same again. */
+const TIMES = new Set<unknown>(['createdAt', 'lastUpdatedAt'])
+
+/** What a handle was when it was recorded, and what it is now. */
+type Handles = Map<unknown, string>
+
 /** Where two JSON values differ. What was masked is like anything. */
-function* unlike(expected: unknown, came: unknown, path: Path = []): Generator<Unlike> {
-  if (Array.isArray(expected) && Array.isArray(came)) {
-    const length = Math.max(expected.length, came.length)
-    for (let at = 0; at < length; at++) yield* unlike(expected[at], came[at], [...path, at])
-  } else if (isObject(expected) && isObject(came)) {
-    for (const key of new Set([...Object.keys(expected), ...Object.keys(came)])) {
-      const [a, b] = [expected, came].map((it) => (Object.hasOwn(it, key) ? it[key] : undefined))
-      yield* unlike(a, b, [...path, key])
-    }
-  } else if (expected !== came && !isMasked(expected, came) && !isTime(path.at(-1), expected, came)) {
-    yield { path, expected, came }
-  }
+function unlike(expected: unknown, came: unknown, path: Path = []): Unlike[] {
+  if (expected === came || isMasked(expected, came)) return []
+  if (TIMES.has(path.at(-1)) && isTime(expected) && isTime(came)) return []
+  const isList = Array.isArray(expected)
+  if (!isObject(expected) || !isObject(came) || isList !== Array.isArray(came)) return [{ path, expected, came }]
+  return [...new Set([...Object.keys(expected), ...Object.keys(came)])].flatMap((key) => {
+    const [a, b] = [expected, came].map((it) => (Object.hasOwn(it, key) ? it[key] : undefined))
+    return unlike(a, b, [...path, isList ? Number(key) : key])
+  })
 }
 
-/** When a task was made and changed (2025-11-25, basic/utilities/tasks) is never the same again. */
-function isTime(key: unknown, ...values: unknown[]): boolean {
-  return (
-    (key === 'createdAt' || key === 'lastUpdatedAt') &&
-    values.every((it) => typeof it === 'string' && /^\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)$/.test(it))
-  )
+function isObject(value: unknown): value is Values {
+  return typeof value === 'object' && value !== null
 }
 
 function isMasked(expected: unknown, came: unknown): boolean {
-  if (typeof expected !== 'string' || !expected.includes(MASK)) return false
   if (expected === MASK) return came !== undefined
-  if (typeof came !== 'string') return false
-  const parts = expected.split(MASK)
-  const end = parts.pop() as string
-  let at = 0
-  for (const [index, part] of parts.entries()) {
-    const found = came.indexOf(part, at)
-    if (found < 0 || (index === 0 && found > 0)) return false
-    at = found + part.length
+  if (typeof expected !== 'string' || typeof came !== 'string' || !expected.includes(MASK)) return false
+  const [first = '', ...parts] = expected.split(MASK)
+  const last = parts.pop() as string
+  let at = came.startsWith(first) ? first.length : -1
+  for (const part of parts) {
+    const found = at < 0 ? -1 : came.indexOf(part, at)
+    at = found < 0 ? -1 : found + part.length
   }
-  return came.length - at >= end.length && came.endsWith(end)
+  return at >= 0 && came.slice(at).endsWith(last)
 }
-
-/** What one end makes up and the other gives back as it is: what it was when it was recorded, and what it is now. */
-type Handles = Map<string, string>
-
-const HANDLES = new Set<unknown>(['requestState', 'nextCursor', 'taskId'])
 
 function isHandle({ path, expected, came }: Unlike): boolean {
-  return HANDLES.has(path.at(-1)) && typeof expected === 'string' && typeof came === 'string'
+  return HANDLES.has(path.at(-1)) && isText(expected) && isText(came)
 }
 
-function learn(handles: Handles, recorded: Message, came: Message): void {
-  for (const it of unlike(recorded, came)) if (isHandle(it)) handles.set(it.expected as string, it.came as string)
-}
-
-/** The text of a message with the handles of now. */
-function withHandles({ text, value }: Entry, handles: Handles): string {
-  if (handles.size === 0) return text
-  let isChanged = false
-  const changed = JSON.stringify(value, (_, it) => {
-    const now = typeof it === 'string' ? handles.get(it) : undefined
-    if (now !== undefined) isChanged = true
-    return now ?? it
+/** Where what came is not what was recorded; learns the handles in it. */
+function compare(expected: object, came: object, handles: Handles): Unlike[] {
+  return unlike(expected, came).filter((it) => {
+    if (isHandle(it)) handles.set(it.expected, it.came as string)
+    return !isHandle(it)
   })
-  return isChanged ? changed : text
 }
 
-/** The first place where what came is not what was recorded: by method and params, without `_meta`. */
+/** The first place where the params that came are not those that were recorded, without `_meta`. */
 function misfit(expected: Message, came: Message, handles: Handles): Unlike | undefined {
-  if (expected.method !== came.method) return { path: ['method'], expected: expected.method, came: came.method }
   if (came.method === 'initialize') return undefined
   const [a, b] = [expected, came].map(({ params }) => ({ ...params, _meta: undefined }))
-  for (const it of unlike(a, b, ['params'])) {
-    const known = handles.get(it.expected as string)
+  return unlike(a, b, ['params']).find((it) => {
+    const known = handles.get(it.expected)
     // What a notification names for the first time is the sender's own to name.
-    const isNew = known === undefined && isHandle(it) && came.id === undefined
-    if (!isNew && (known === undefined || known !== it.came)) return it
-  }
-  return undefined
+    return known === undefined ? came.id !== undefined || !isHandle(it) : known !== it.came
+  })
+}
+
+/** The text of a message with the handles of now, and with what `change` does to it. */
+function renewed({ text }: Entry, handles: Handles, change: (message: Message) => void): Buffer {
+  const message = JSON.parse(text, (_, it) => handles.get(it) ?? it) as Message
+  change(message)
+  return Buffer.from(rewriteText(text, message))
+}
+
+function parsed(frame: Frame): Message {
+  return JSON.parse(new TextDecoder().decode(frame)) as Message
 }
 
 /** `result.content[0].text` */
@@ -394,107 +347,35 @@ function label(message: Message): string {
   return name === undefined ? String(message.method) : `${message.method} ${show(name)}`
 }
 
-// --- JSON text --------------------------------------------------------------------------------------------------
-
-/** The text with another value where a path of keys leads, if it leads anywhere. */
-function spliced(text: string, path: readonly string[], value: string): string {
-  let [start, end] = [text.indexOf('{'), text.length]
-  for (const key of path) {
-    if (text[start] !== '{') return text
-    const found = memberOf(text, start, key)
-    if (!found) return text
-    ;[start, end] = found
-  }
-  return text.slice(0, start) + value + text.slice(end)
-}
-
-const SPACE = /\s*/y
-
-function skipSpace(text: string, at: number): number {
-  SPACE.lastIndex = at
-  SPACE.test(text)
-  return SPACE.lastIndex
-}
-
-/** Where the string that begins at `at` ends. */
-function stringEnd(text: string, at: number): number {
-  let end = text.indexOf('"', at + 1)
-  for (;;) {
-    let slashes = 0
-    while (text[end - 1 - slashes] === '\\') slashes++
-    if (slashes % 2 === 0) return end + 1
-    end = text.indexOf('"', end + 1)
-  }
-}
-
-/** Start and end of the value of a key in the object that begins at `at`. */
-function memberOf(text: string, at: number, wanted: string): [start: number, end: number] | undefined {
-  let depth = 0
-  let found = -1
-  for (let next = at; next < text.length; ) {
-    const char = text[next]
-    if (char === '"') {
-      const end = stringEnd(text, next)
-      const colon = skipSpace(text, end)
-      const isKey = depth === 1 && found < 0 && text[colon] === ':'
-      const isWanted = isKey && JSON.parse(text.slice(next, end)) === wanted
-      next = isKey ? skipSpace(text, colon + 1) : end
-      if (isWanted) found = next
-      continue
-    }
-    if (char === '{' || char === '[') depth++
-    if (char === '}' || char === ']') depth--
-    if (found >= 0 && next > found && ((depth === 1 && char === ',') || depth === 0)) {
-      return [found, found + text.slice(found, next).trimEnd().length]
-    }
-    if (depth === 0) return undefined
-    next++
-  }
-  return undefined
-}
-
 // --- as the server ----------------------------------------------------------------------------------------------
 
-/** A client's message that came, and what the recording has to say to it. */
+/** A client's message that came. */
 interface Run {
   readonly entry: Entry
   readonly wire: ServerWire
-  /** As this client wrote them: JSON texts. */
-  readonly id?: string
-  readonly token?: string
-  /** What is still to be said of it, with `call`. */
-  readonly steps: Entry[]
-  /** What else the client has said about it. */
-  readonly heard: Set<Entry>
-  /** It has its answer, or wants none any more. */
-  isOver: boolean
+  /** As this client wrote them. */
+  readonly id?: Id
+  readonly token: unknown
 }
 
-/** Where all clients of a replay find their part. */
-class Theatre {
-  readonly #legacy: Conversation[]
-  readonly #modern: Conversation | undefined
-  readonly #make: (conversation: Conversation) => Stage
-  #shared: Stage | undefined
-  #turn = 0
+/** Where a client that begins with this message finds its part; undefined where no recorded one began so. */
+type Enter = (first: Message) => Stage | undefined
 
-  constructor({ conversations }: Recording, match: 'strict' | 'call', repeat: boolean) {
-    this.#legacy = conversations.filter(({ era }) => era === 'legacy')
-    this.#modern = conversations.find(({ era }) => era === 'modern')
-    this.#make = (it) => (match === 'strict' ? new StrictStage(it) : new CallStage(it, repeat))
-  }
-
-  /** The stage for a client that begins with this message; undefined where no recorded one began so. */
-  enter({ method }: Message): Stage | undefined {
-    const next = this.#legacy[this.#turn % this.#legacy.length]
-    const begins = method === 'initialize' || next?.entries.find(isOwnMessage)?.value.method === method
-    if (next && (method === 'initialize' || (begins && !this.#modern))) {
-      this.#turn++
-      return this.#make(next)
+function stages({ conversations }: Recording, match: 'strict' | 'call', repeat: boolean): Enter {
+  const legacy = conversations.filter(({ era }) => era === 'legacy')
+  const modern = conversations.find(({ era }) => era === 'modern')
+  let shared: Stage | undefined
+  let turn = 0
+  return ({ method }) => {
+    const next = legacy[turn % legacy.length]
+    const isLegacy = method === 'initialize' || (!modern && next?.entries.find(isOwn)?.value.method === method)
+    if (isLegacy && next) {
+      turn++
+      return new Stage(next, match, repeat)
     }
-    if (method === 'initialize' || !this.#modern) return undefined
-    if (!this.#shared || this.#shared.isOver) this.#shared = this.#make(this.#modern)
-    return this.#shared
+    if (isLegacy || !modern) return undefined
+    if (!shared || shared.isOver) shared = new Stage(modern, match, repeat)
+    return shared
   }
 }
 
@@ -505,310 +386,214 @@ class ServerWire implements Wire {
   onerror?: Wire['onerror']
   /** The server's requests that wait for the client's answer, by the id that they were sent with. */
   readonly asked = new Map<unknown, { run: Run; step: Entry }>()
-  /** The client's requests, by the JSON text of their ids. */
-  readonly runs = new Map<string, Run>()
+  /** The client's requests that wait for an answer. */
+  readonly runs = new Map<unknown, Run>()
   hasLeft = false
-  readonly #theatre: Theatre
-  readonly #out: { text: string; meta?: FrameMeta }[] = []
+  readonly #enter: Enter
   #stage: Stage | undefined
-  #paused = false
-  #serial = 0
 
-  constructor(theatre: Theatre) {
-    this.#theatre = theatre
+  constructor(enter: Enter) {
+    this.#enter = enter
   }
 
   start(): void {}
+  pause(): void {}
+  resume(): void {}
 
   send(frame: Frame): void {
-    const message = JSON.parse(new TextDecoder().decode(frame)) as Message
+    const message = parsed(frame)
     // A client that has asked for the era first may begin again.
-    if (!this.#stage || message.method === 'initialize') this.#stage = this.#theatre.enter(message) ?? this.#stage
+    if (!this.#stage || message.method === 'initialize') this.#stage = this.#enter(message) ?? this.#stage
     if (this.#stage) this.#stage.receive(this, message)
-    else if (kindOf(message) === 'request') {
-      this.refuse(JSON.stringify(message.id), `no recorded session begins with ${label(message)}`)
-    }
+    else this.refuse(message, `no recorded session begins with ${label(message)}`)
   }
 
   async close(): Promise<void> {
     this.hasLeft = true
-    this.#out.length = 0
     this.#stage?.play()
   }
 
-  pause(): void {
-    this.#paused = true
+  say(frame: Frame, relatedRequestId?: Id): void {
+    queueMicrotask(() => {
+      if (!this.hasLeft) this.onframe?.(frame, { relatedRequestId })
+    })
   }
 
-  resume(): void {
-    this.#paused = false
-    this.#flush()
-  }
-
-  say(text: string, meta?: FrameMeta): void {
-    if (this.#out.push({ text, meta }) === 1) queueMicrotask(() => this.#flush())
-  }
-
-  refuse(id: string, detail: string): void {
+  refuse(message: Message, detail: string): void {
     const error = proxyError('upstream_bad_response', { detail })
-    this.say(`{"jsonrpc":"2.0","id":${id},"error":${JSON.stringify(error)}}`)
-  }
-
-  /** The recorded id, unless a request of that id still waits. */
-  idFor(step: Entry): Id {
-    const id = step.value.id as Id
-    return this.asked.has(id) ? `replay-${++this.#serial}` : id
-  }
-
-  #flush(): void {
-    while (!this.#paused && this.#out.length > 0) {
-      const { text, meta } = this.#out.shift() as { text: string; meta?: FrameMeta }
-      this.onframe?.(Buffer.from(text), meta)
-    }
+    if (kindOf(message) !== 'request') this.onerror?.(new Error(`replay: ${detail}`))
+    else this.say(Buffer.from(JSON.stringify({ jsonrpc: '2.0', id: message.id, error })))
   }
 }
 
-/** A recorded conversation, played to whoever has the client's part. */
-abstract class Stage {
-  protected readonly entries: readonly Entry[]
-  /** What the client has said. */
-  protected readonly came = new Map<Entry, Run>()
-  /** What is under way. */
-  protected readonly runs = new Set<Run>()
-  protected readonly handles: Handles = new Map()
+/** Messages that go in this order: the server's are said once all of the client's before them have come. */
+interface Lane {
+  /** With `call`: what they belong to. */
+  readonly run?: Run
+  readonly steps: readonly Entry[]
+  at: number
+}
 
-  constructor({ entries }: Conversation) {
-    this.entries = entries
+/** A recorded conversation, played to whoever has the client's part. */
+class Stage {
+  readonly #conversation: Conversation
+  readonly #match: 'strict' | 'call'
+  readonly #repeat: boolean
+  /** One with `strict`, one for each of the client's messages with `call`. */
+  readonly #lanes = new Set<Lane>()
+  /** What the client has said; undefined where it may as well not say it. */
+  readonly #came = new Map<Entry | undefined, Run | undefined>()
+  readonly #handles: Handles = new Map()
+  #serial = 0
+
+  constructor(conversation: Conversation, match: 'strict' | 'call', repeat: boolean) {
+    this.#conversation = conversation
+    this.#match = match
+    this.#repeat = repeat
+    if (match === 'strict') this.#lanes.add({ steps: conversation.entries, at: 0 })
   }
 
   /** There is nothing left to play. */
-  abstract readonly isOver: boolean
-  /** Says all that can be said now. */
-  abstract play(): void
-  /** The entry that a request or notification is, or what was expected instead; undefined where it changes nothing. */
-  protected abstract take(message: Message, cancelled?: Run): Entry | string | undefined
-  /** What is to be said of a client's message that came. */
-  protected abstract stepsOf(entry: Entry): Entry[]
+  get isOver(): boolean {
+    return this.#match === 'strict' && this.#lanes.size === 0
+  }
 
   receive(wire: ServerWire, message: Message): void {
-    const kind = kindOf(message)
-    if (kind === 'response') this.#answer(wire, message)
+    if (kindOf(message) === 'response') this.#answer(wire, message)
+    else if (message.method === CANCELLED) this.#cancel(wire, message)
     else {
-      const run = message.method === CANCELLED ? wire.runs.get(JSON.stringify(message.params?.requestId)) : undefined
-      const entry = this.take(message, run)
-      if (run) {
-        run.isOver = true
-        if (typeof entry === 'object') run.heard.add(entry)
-      }
-      if (typeof entry === 'object') this.#begin(wire, message, entry)
-      else if (entry === undefined) wire.runs.delete(run?.id ?? '')
-      else if (kind === 'request') wire.refuse(JSON.stringify(message.id), entry)
-      else wire.onerror?.(new Error(`replay: ${entry}`))
+      const entry = this.#match === 'strict' ? this.#next(message) : this.#fitting(message)
+      if (typeof entry === 'string') wire.refuse(message, entry)
+      else this.#begin(wire, message, entry)
     }
     this.play()
   }
 
-  #begin(wire: ServerWire, message: Message, entry: Entry): void {
-    const token = (message.params?._meta as Values | undefined)?.progressToken
-    const run: Run = {
-      entry,
-      wire,
-      id: JSON.stringify(message.id),
-      token: JSON.stringify(token),
-      steps: this.stepsOf(entry),
-      heard: new Set(),
-      isOver: entry.kind !== 'request',
-    }
-    if (run.id !== undefined) wire.runs.set(run.id, run)
-    learn(this.handles, entry.value, message)
-    this.came.set(entry, run)
-    this.runs.add(run)
-  }
-
   #answer(wire: ServerWire, message: Message): void {
-    const asked = wire.asked.get(message.id)
+    const recorded = wire.asked.get(message.id)?.step.outcome
     wire.asked.delete(message.id)
-    const answer = asked?.step.outcome
-    if (!answer) return
-    asked.run.heard.add(answer)
-    learn(this.handles, answer.value, message)
+    if (recorded) compare(recorded.value, message, this.#handles)
   }
 
-  protected say(run: Run, step: Entry): void {
-    const { id = 'null', token, wire, entry } = run
-    const { kind, value } = step
-    const recorded = withHandles(step, this.handles)
-    if (kind === 'response') {
-      const text = spliced(recorded, ['id'], id)
-      if (!run.isOver) wire.say(spliced(text, ['result', '_meta', SUBSCRIPTION], id))
-      run.isOver = true
-      return
-    }
-    let text = spliced(recorded, ['params', '_meta', SUBSCRIPTION], id)
-    if (value.method === 'notifications/progress' && token !== undefined && step.isTied) {
-      text = spliced(text, ['params', 'progressToken'], token)
-    }
-    if (value.method === CANCELLED && step.of === entry) text = spliced(text, ['params', 'requestId'], id)
-    if (kind === 'request') {
-      const own = wire.idFor(step)
-      wire.asked.set(own, { run, step })
-      if (own !== value.id) text = spliced(text, ['id'], JSON.stringify(own))
-    }
-    wire.say(text, step.related === undefined ? undefined : { relatedRequestId: JSON.parse(id) as Id })
+  #cancel(wire: ServerWire, { params }: Message): void {
+    const run = wire.runs.get(params?.requestId)
+    wire.runs.delete(params?.requestId)
+    if (!run || this.#isCancelled(run)) return
+    for (const lane of this.#lanes) if (lane.run === run) this.#lanes.delete(lane)
   }
 
-  /** The recording was cut off, or the server never answered. */
-  protected giveUp(run: Run): void {
-    const { entry, isOver, wire, id } = run
-    if (isOver || entry.outcome || entry.isCancelled || entry.value.method === LISTEN) return
-    run.isOver = true
-    wire.refuse(id as string, `the recording ends before the answer to ${label(entry.value)} (line ${entry.line})`)
+  /** Whether it was when it was recorded. */
+  #isCancelled({ entry }: Run): boolean {
+    return this.#conversation.entries.some(({ value, of }) => value.method === CANCELLED && of === entry)
   }
-}
 
-/** As it was recorded, message by message. */
-class StrictStage extends Stage {
-  /** What the client has to say, in this order. */
-  readonly #parts: Entry[]
-  readonly #skipped = new Set<Entry>()
-  #next = 0
-  #at = 0
+  #begin(wire: ServerWire, message: Message, entry: Entry): void {
+    const run: Run = { entry, wire, id: message.id, token: metaOf(message)?.progressToken }
+    if (entry.kind === 'request') wire.runs.set(run.id, run)
+    compare(entry.value, message, this.#handles)
+    if (this.#match === 'call') {
+      // Said again, it brings nothing that may have had another reason.
+      const until = (this.#came.has(entry) && entry.outcome?.line) || Number.POSITIVE_INFINITY
+      const steps = this.#conversation.entries.filter(({ owner, line }) => owner === entry && line <= until)
+      this.#lanes.add({ run, steps, at: 0 })
+    }
+    this.#came.set(entry, run)
+  }
 
-  constructor(conversation: Conversation) {
-    super(conversation)
+  /** With `strict`: the entry that comes next, or what was expected instead. */
+  #next(message: Message): Entry | string {
+    const { era, entries } = this.#conversation
     // A client of 2026-07-28 may cancel by closing a stream, which comes when it comes.
-    const isOrdered = conversation.era === 'legacy'
-    this.#parts = this.entries.filter((it) => isOwnMessage(it) || (isOrdered && isCancelling(it)))
-  }
-
-  get isOver(): boolean {
-    return this.#next === this.#parts.length && this.#at === this.entries.length
-  }
-
-  protected take(message: Message, cancelled?: Run): Entry | string | undefined {
-    const entry = this.#parts[this.#next]
-    if (message.method === CANCELLED && (entry?.value.method !== CANCELLED || entry.of !== cancelled?.entry)) {
-      return this.entries.find((it) => isCancelling(it) && it.of === cancelled?.entry)
-    }
+    const isOrdered = (it: Entry) => isOwn(it) || (era === 'legacy' && it.from === 'client' && it.kind !== 'response')
+    const entry = entries.find((it) => isOrdered(it) && !this.#isDue(it, this.#came.get(it.owner)))
     // Who knows the server already need not ask (2026-07-28, server/discover), or asks a process of its own.
     if (entry?.value.method === DISCOVER && message.method !== DISCOVER) {
-      this.#skipped.add(entry)
-      this.#next++
-      return this.take(message, cancelled)
+      this.#came.set(entry, undefined)
+      return this.#next(message)
     }
     const got = `got ${label(message)}`
     if (!entry) return `expected nothing more, the recording is at its end, ${got}`
     const expected = `expected ${label(entry.value)} (line ${entry.line})`
     if (label(entry.value) !== label(message)) return `${expected}, ${got}`
-    const wrong = message.method === CANCELLED ? undefined : misfit(entry.value, message, this.handles)
-    if (wrong) return `${expected} with ${dotted(wrong.path)} ${show(wrong.expected)}, got ${show(wrong.came)}`
-    this.#next++
-    return entry
+    const wrong = misfit(entry.value, message, this.#handles)
+    return wrong ? `${expected} with ${dotted(wrong.path)} ${show(wrong.expected)}, got ${show(wrong.came)}` : entry
   }
 
-  protected stepsOf(): Entry[] {
-    return []
-  }
-
-  play(): void {
-    for (; this.#at < this.entries.length; this.#at++) {
-      const step = this.entries[this.#at] as Entry
-      const run = step.owner && this.came.get(step.owner)
-      if (step.from === 'client' && !this.#hasCome(step)) return
-      if (step.from === 'server' && run && !run.wire.hasLeft) this.say(run, step)
-    }
-    for (const run of this.runs) this.giveUp(run)
-    this.runs.clear()
-  }
-
-  #hasCome(step: Entry): boolean {
-    if (isOwnMessage(step)) return this.came.has(step) || this.#skipped.has(step)
-    // What answers or cancels nothing that is known is not waited for.
-    const run = this.came.get((step.kind === 'response' ? step.of?.owner : step.of) as Entry)
-    return !run || run.wire.hasLeft || run.heard.has(step)
-  }
-}
-
-/** By method and arguments, in any order. */
-class CallStage extends Stage {
-  readonly isOver = false
-  readonly #repeat: boolean
-  /** By the client's message that they belong to: what the server says, and what else the client says. */
-  readonly #said = new Map<Entry | undefined, Entry[]>()
-  readonly #heard = new Map<Entry | undefined, Entry[]>()
-
-  constructor(conversation: Conversation, repeat: boolean) {
-    super(conversation)
-    this.#repeat = repeat
-    for (const it of this.entries) {
-      if (isOwnMessage(it)) continue
-      const lists = it.from === 'server' ? this.#said : this.#heard
-      const about = isCancelling(it) ? it.of : it.owner
-      const list = lists.get(about) ?? []
-      list.push(it)
-      lists.set(about, list)
-    }
-  }
-
-  protected take(message: Message, cancelled?: Run): Entry | string | undefined {
-    if (message.method === CANCELLED) {
-      const recorded = cancelled && this.#heard.get(cancelled.entry)?.find(isCancelling)
-      if (!recorded && cancelled) this.runs.delete(cancelled)
-      return recorded
-    }
+  /** With `call`: the first entry that fits and was not taken yet, or what was expected instead. */
+  #fitting(message: Message): Entry | string {
     const kind = kindOf(message)
-    let fitting: Entry | undefined
-    let nearest: [Entry, Unlike] | undefined
-    for (const entry of this.entries) {
-      if (!isOwnMessage(entry) || entry.kind !== kind || entry.value.method !== message.method) continue
-      const wrong = misfit(entry.value, message, this.handles)
-      if (!wrong && !this.came.has(entry)) return entry
-      if (!wrong) fitting = entry
-      else if (!nearest || nameOf(entry.value) === nameOf(message)) nearest = [entry, wrong]
+    let taken: Entry | undefined
+    let nearest: (Unlike & Entry) | undefined
+    for (const entry of this.#conversation.entries) {
+      if (!isOwn(entry) || entry.kind !== kind || entry.value.method !== message.method) continue
+      const wrong = misfit(entry.value, message, this.#handles)
+      if (!wrong && !this.#came.has(entry)) return entry
+      if (!wrong) taken = entry
+      else if (!nearest || nameOf(entry.value) === nameOf(message)) nearest = { ...entry, ...wrong }
     }
-    if (fitting && this.#repeat) return fitting
-    if (fitting) return `expected no ${label(message)} with these params any more, got another one`
+    if (taken && this.#repeat) return taken
+    if (taken) return `expected no ${label(message)} with these params any more, got another one`
     if (!nearest) return `expected what was recorded, got ${label(message)}`
-    const [{ line }, { path, expected, came }] = nearest
-    const at = `${dotted(path)} ${show(expected)} (line ${line}), got ${show(came)}`
-    return `expected params that were recorded with ${label(message)}, for one ${at}`
+    const { path, expected, line, came } = nearest
+    const params = `${dotted(path)} ${show(expected)} (line ${line}), got ${show(came)}`
+    return `expected params that were recorded with ${label(message)}, for one ${params}`
   }
 
-  /** Said again, it brings nothing that may have had another reason. */
-  protected stepsOf(entry: Entry): Entry[] {
-    const isAgain = this.came.has(entry)
-    const until = entry.outcome?.at ?? Number.POSITIVE_INFINITY
-    return (this.#said.get(entry) ?? []).filter((it) => !isAgain || it.isTied || it.at < until)
-  }
-
+  /** Says all that can be said now. */
   play(): void {
-    for (let said = true; said; ) {
-      said = false
-      for (const run of this.runs) {
-        const [step] = run.steps
-        if (!step) this.giveUp(run)
-        if (run.wire.hasLeft || (!step && run.isOver)) this.#forget(run)
-        else if (step && this.#isDue(run, step)) {
-          run.steps.shift()
-          this.say(run, step)
-          said = true
-        }
+    for (const lane of this.#lanes) {
+      for (let step = lane.steps[lane.at]; step; step = lane.steps[++lane.at]) {
+        const run = lane.run ?? this.#came.get(step.owner)
+        if (!this.#isDue(step, run)) break
+        if (run && step.from === 'server') this.#say(run, step)
       }
+      if (lane.at < lane.steps.length) continue
+      this.#lanes.delete(lane)
+      for (const run of lane.run ? [lane.run] : this.#came.values()) if (run) this.#giveUp(run)
     }
   }
 
-  #forget(run: Run): void {
-    const { id = '', wire } = run
-    this.runs.delete(run)
-    if (wire.runs.get(id) === run) wire.runs.delete(id)
+  /** Of a client's message: whether it has come, or nobody waits for it. Of a server's: whether its reason has. */
+  #isDue(step: Entry, run: Run | undefined): boolean {
+    if (isOwn(step)) return this.#came.has(step)
+    if (!run || run.wire.hasLeft) return true
+    const { wire, entry } = run
+    if (step.kind === 'response' && step.from === 'client') {
+      return ![...wire.asked.values()].some((it) => it.run === run && it.step === step.of)
+    }
+    if (step.from === 'client') return wire.runs.get(run.id) !== run
+    // What comes on a listen stream has another cause: what the client had said last, most likely.
+    if (entry.value.method !== LISTEN) return true
+    return this.#came.has(this.#conversation.entries.findLast((it) => isOwn(it) && it.line < step.line))
   }
 
-  /** All that the client had said about it before has come. */
-  #isDue({ entry, heard }: Run, step: Entry): boolean {
-    const before = (this.#heard.get(entry) ?? []).filter((it) => it.at < step.at)
-    if (before.some((it) => !heard.has(it))) return false
-    // What comes on a listen stream has another cause: what the client had said last, most likely.
-    return entry.value.method !== LISTEN || !step.cause || this.came.has(step.cause)
+  #say(run: Run, step: Entry): void {
+    const { id, token, wire, entry } = run
+    const { kind, value, related } = step
+    if (kind === 'response' && wire.runs.get(id) !== run) return
+    const text = renewed(step, this.#handles, (it) => {
+      const { method, params = {} } = it
+      const meta = metaOf(it)
+      if (meta?.[SUBSCRIPTION] !== undefined) meta[SUBSCRIPTION] = id
+      if (method === CANCELLED && step.of === entry) params.requestId = id
+      const isOurs = method === PROGRESS && value.params?.progressToken === metaOf(entry.value)?.progressToken
+      if (isOurs && token !== undefined) params.progressToken = token
+      if (kind === 'response') it.id = id
+      // The recorded id, unless a request of that id still waits.
+      if (kind === 'request' && wire.asked.has(value.id)) it.id = `replay-${++this.#serial}`
+      if (kind === 'request') wire.asked.set(it.id, { run, step })
+    })
+    if (kind === 'response') wire.runs.delete(id)
+    wire.say(text, related === undefined ? undefined : id)
+  }
+
+  /** The recording was cut off, or the server never answered. */
+  #giveUp(run: Run): void {
+    const { entry, wire, id } = run
+    const { value, outcome, line } = entry
+    if (wire.runs.get(id) !== run || outcome || value.method === LISTEN || this.#isCancelled(run)) return
+    wire.runs.delete(id)
+    wire.refuse({ ...value, id }, `the recording ends before the answer to ${label(value)} (line ${line})`)
   }
 }
 
@@ -865,21 +650,18 @@ export async function rerun(options: RerunOptions): Promise<Difference[]> {
   const isIgnored = ignoring(options.ignore ?? [])
   const { conversations } = await readRecording(file, session)
   const app = createProxy({ drainTimeout: LAST_WORD })
-  let accept: Accept | undefined
-  let end = () => {}
+  let accept!: Accept
+  let end!: (ending: { served: boolean }) => void
   const closed = new Promise<{ served: boolean }>((resolve) => {
-    end = () => resolve({ served: true })
+    end = resolve
   })
-  const close = async () => end()
   await app.listen(upstream, (it) => {
     accept = it
-    return { closed, close }
+    return { closed, close: async () => end({ served: true }) }
   })
   try {
     const found: Difference[] = []
-    for (const it of conversations) {
-      found.push(...(await new Rerun(it, accept as Accept, { timeout, signal, isIgnored }).run()))
-    }
+    for (const it of conversations) found.push(...(await new Rerun(it, accept, { timeout, signal, isIgnored }).run()))
     return found
   } finally {
     await app.close({ urgent: signal?.aborted })
@@ -889,101 +671,55 @@ export async function rerun(options: RerunOptions): Promise<Difference[]> {
 /** What is still without an answer then has been given up already, in milliseconds. */
 const LAST_WORD = 1_000
 
-type Ignored = (entry: { method: string; name?: string }, path: Path) => boolean
-
-function ignoring(patterns: readonly string[]): Ignored {
-  if (!isTexts(patterns)) throw new TypeError('rerun: expected ignore, a list of paths, got something else')
-  const known = patterns.map((pattern) => {
-    const colon = pattern.lastIndexOf(':')
-    const path = pattern.slice(colon + 1).replace(/\[(\w+|\*)\]/g, '.$1')
-    return { who: pattern.slice(0, Math.max(colon, 0)), fits: glob(path) }
+function ignoring(patterns: readonly string[]): Terms['isIgnored'] {
+  if (!Array.isArray(patterns) || !patterns.every((it) => isText(it) && it !== '')) {
+    throw new TypeError('rerun: expected ignore, a list of paths, got something else')
+  }
+  const known = patterns.map((pattern: string) => {
+    const [, who = '', path = ''] = /^(?:(.*):)?(.*)$/s.exec(pattern) as RegExpExecArray
+    return { who, fits: glob(path.replace(/[[\]]/g, '\\$&')) }
   })
-  return ({ method, name }, path) => {
-    const text = path.join('.')
-    return known.some(({ who, fits }) => (who === '' || who === method || who === name) && fits(text))
-  }
-}
-
-function isTexts(value: unknown): value is string[] {
-  return Array.isArray(value) && value.every((it) => typeof it === 'string' && it !== '')
-}
-
-/** The client's end of one recorded session. */
-class ClientWire implements Wire {
-  onframe?: Wire['onframe']
-  onclose?: Wire['onclose']
-  onerror?: Wire['onerror']
-  /** The client's requests, by the JSON text of their ids. */
-  readonly sent = new Map<string, Entry>()
-  readonly started: Promise<void>
-  readonly #hear: (message: Message) => void
-  #start = () => {}
-
-  constructor(hear: (message: Message) => void) {
-    this.#hear = hear
-    this.started = new Promise((resolve) => {
-      this.#start = resolve
-    })
-  }
-
-  start(): void {
-    this.#start()
-  }
-
-  send(frame: Frame): void {
-    this.#hear(JSON.parse(new TextDecoder().decode(frame)) as Message)
-  }
-
-  async close(): Promise<void> {}
-  pause(): void {}
-  resume(): void {}
-
-  say(text: string): void {
-    this.onframe?.(Buffer.from(text))
-  }
+  return ({ method, name, path }) => known.some(({ who, fits }) => ['', method, name].includes(who) && fits(path))
 }
 
 interface Terms {
   timeout: number
   signal?: AbortSignal
-  isIgnored: Ignored
+  isIgnored: (difference: Difference) => boolean
 }
 
 /** One conversation, had again with another server. */
 class Rerun {
   readonly #conversation: Conversation
   readonly #accept: Accept
-  readonly #options: Terms
+  readonly #terms: Terms
   readonly #differences: Difference[] = []
-  readonly #wires = new Map<string, ClientWire>()
+  readonly #wires = new Map<string, Wire>()
   /** Sessions whose server has left. */
   readonly #over = new Set<string>()
-  /** The server's messages that came, or that nobody waits for any more. */
-  readonly #settled = new Set<Entry>()
-  /** The server's requests that came: JSON texts of their ids. */
-  readonly #asked = new Map<Entry, string>()
-  /** Requests that were answered otherwise: what else was said of them may never come. */
-  readonly #changed = new Set<Entry>()
+  /** What came of the server's messages; undefined for what nobody waits for any more. */
+  readonly #came = new Map<Entry | undefined, Message | undefined>()
   readonly #handles: Handles = new Map()
+  /** Of what the client has said last. */
   #line = 0
   #failure: unknown
   #wake = () => {}
 
-  constructor(conversation: Conversation, accept: Accept, options: Terms) {
+  constructor(conversation: Conversation, accept: Accept, terms: Terms) {
     this.#conversation = conversation
     this.#accept = accept
-    this.#options = options
+    this.#terms = terms
   }
 
   async run(): Promise<Difference[]> {
-    const { signal } = this.#options
+    const { signal } = this.#terms
     const abort = () => this.#fail(signal?.reason)
     signal?.addEventListener('abort', abort)
     try {
       for (const entry of this.#conversation.entries) {
         if (signal?.aborted) abort()
-        if (entry.from === 'server') await this.#due(entry)
-        else await this.#say(entry)
+        if (entry.from === 'client') await this.#say(entry)
+        else if (entry.kind !== 'response' || entry.of) await this.#due(entry)
       }
       return this.#differences
     } finally {
@@ -994,57 +730,63 @@ class Rerun {
 
   /** Resolves when a message of the server's has come, or will not. */
   async #due(entry: Entry): Promise<void> {
-    const isDone = () =>
-      this.#failure !== undefined ||
-      this.#settled.has(entry) ||
-      this.#over.has(entry.session) ||
-      (entry.owner !== undefined && this.#changed.has(entry.owner))
-    if (entry.kind === 'response' && !entry.of) return
-    let timer: NodeJS.Timeout | undefined
+    const { result, error, params } = entry.value
     let isLate = false
-    const late = () => {
+    const timer = setTimeout(() => {
       isLate = true
       this.#wake()
-    }
-    while (!isDone() && !isLate) {
-      timer ??= setTimeout(late, this.#options.timeout)
+    }, this.#terms.timeout)
+    while (this.#failure === undefined && !isLate && !this.#isSettled(entry)) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve
       })
     }
     clearTimeout(timer)
     if (this.#failure !== undefined) throw this.#failure
-    if (this.#settled.has(entry)) return
-    this.#settled.add(entry)
-    const { result, error, params } = entry.value
-    this.#differ(entry, [], result ?? error ?? params ?? {}, undefined)
+    if (this.#came.has(entry)) return
+    this.#came.set(entry, undefined)
+    this.#differ(entry, '', result ?? error ?? params ?? {}, undefined)
+  }
+
+  /** It has come, or will not: where a request was answered otherwise, what else was said of it may not come either. */
+  #isSettled(entry: Entry): boolean {
+    const { session, owner } = entry
+    return (
+      this.#came.has(entry) ||
+      this.#over.has(session) ||
+      this.#differences.some(({ line }) => line === owner?.outcome?.line)
+    )
   }
 
   async #say(entry: Entry): Promise<void> {
-    const { session, kind, value } = entry
-    this.#line = entry.line
-    const wire = await this.#wireOf(session)
-    if (kind !== 'response') {
-      if (kind === 'request') wire.sent.set(JSON.stringify(value.id), entry)
-      wire.say(withHandles(entry, this.#handles))
-      return
-    }
-    const id = entry.of && this.#asked.get(entry.of)
-    if (id !== undefined) wire.say(spliced(entry.text, ['id'], id))
+    const { session, kind, value, of, line } = entry
+    const wire = this.#wires.get(session) ?? (await this.#begin(session))
+    this.#line = line
+    const id = kind === 'response' ? this.#came.get(of)?.id : value.id
+    if (kind === 'response' && id === undefined) return
+    const text = renewed(entry, this.#handles, (it) => {
+      it.id = id
+    })
+    wire.onframe?.(text)
   }
 
-  async #wireOf(session: string): Promise<ClientWire> {
-    const known = this.#wires.get(session)
-    if (known) return known
-    const wire = new ClientWire((message) => this.#hear(session, wire, message))
-    this.#wires.set(session, wire)
-    const { closed } = this.#accept(wire, this.#conversation.era === 'modern' ? { era: 'modern' } : {})
-    void closed.then(({ reason, served }) => {
-      this.#over.add(session)
-      if (reason && !served) this.#fail(reason)
-      this.#wake()
+  async #begin(session: string): Promise<Wire> {
+    const { era } = this.#conversation
+    const wire = await new Promise<Wire>((resolve) => {
+      const wire: Wire = {
+        start: () => resolve(wire),
+        send: (frame) => this.#hear(session, parsed(frame)),
+        close: async () => {},
+        pause() {},
+        resume() {},
+      }
+      const { closed } = this.#accept(wire, era === 'modern' ? { era } : {})
+      void closed.then(({ reason, served }) => {
+        this.#over.add(session)
+        this.#fail(served ? undefined : reason)
+      })
     })
-    await wire.started
+    this.#wires.set(session, wire)
     return wire
   }
 
@@ -1053,94 +795,70 @@ class Rerun {
     this.#wake()
   }
 
-  #hear(session: string, wire: ClientWire, message: Message): void {
-    const kind = kindOf(message)
-    if (kind === 'response') this.#hearAnswer(wire, message)
-    else if (kind === 'request') this.#hearRequest(session, wire, message)
-    else this.#hearNotification(session, message)
+  #hear(session: string, message: Message): void {
+    if (kindOf(message) === 'response') this.#hearAnswer(session, message)
+    else this.#hearOther(session, message)
     this.#wake()
   }
 
-  #hearAnswer(wire: ClientWire, { id, result, error }: Message): void {
+  #hearAnswer(session: string, { id, result, error }: Message): void {
     const data = error?.data as { source?: unknown; reason?: unknown } | undefined
     if (data?.source === 'proxy' && (data.reason === 'upstream_unreachable' || data.reason === 'upstream_auth')) {
       this.#fail(new RpcError(error?.code as number, String(error?.message), data))
       return
     }
-    const request = wire.sent.get(JSON.stringify(id))
-    const expected = request?.outcome
-    if (!expected || this.#settled.has(expected)) return
-    const before = this.#differences.length
-    this.#settled.add(expected)
-    this.#compare(expected, { result: expected.value.result, error: expected.value.error }, { result, error })
-    if (this.#differences.length > before) this.#changed.add(request)
-  }
-
-  #hearRequest(session: string, wire: ClientWire, message: Message): void {
-    const open = this.#open(session, 'request').filter(({ value }) => value.method === message.method)
-    const entry = open.find(({ value }) => !misfit(value, message, this.#handles)) ?? open[0]
-    if (entry) {
-      this.#asked.set(entry, JSON.stringify(message.id))
-      this.#settled.add(entry)
-      this.#compare(entry, { params: entry.value.params }, { params: message.params })
-      return
-    }
-    const id = JSON.stringify(message.id)
-    if (message.method === 'ping') {
-      wire.say(`{"jsonrpc":"2.0","id":${id},"result":{}}`)
-      return
-    }
-    this.#unexpected(session, message)
-    wire.say(`{"jsonrpc":"2.0","id":${id},"error":{"code":-32601,"message":"It was not recorded"}}`)
+    const request = this.#conversation.entries.findLast((it) => {
+      const isRequest = it.from === 'client' && it.kind === 'request' && it.session === session
+      return isRequest && it.value.id === id && it.line <= this.#line
+    })
+    const entry = request?.outcome
+    if (!entry || this.#came.has(entry)) return
+    const { value } = entry
+    this.#compare(entry, { result, error }, { result: value.result, error: value.error })
   }
 
   /** Of those that belong to one exchange, each method has its own order; so have those of which nobody knows. */
-  #hearNotification(session: string, message: Message): void {
+  #hearOther(session: string, message: Message): void {
+    const { id, method, params } = message
+    const kind = kindOf(message)
     const about = aboutOf(message)
-    const open = this.#open(session, 'notification').filter(
-      ({ value }) => value.method === message.method && aboutOf(value) === about,
-    )
-    const entry = open.find(({ value }) => !unlike(value.params, message.params).next().value) ?? open[0]
-    if (!entry) {
-      this.#unexpected(session, message)
+    const open = this.#conversation.entries.filter((it) => {
+      const isOpen = it.from === 'server' && it.session === session && !this.#came.has(it)
+      return isOpen && it.kind === kind && it.value.method === method && aboutOf(it.value) === about
+    })
+    const entry = open.find(({ value }) => !misfit(value, message, this.#handles)) ?? open[0]
+    if (entry) {
+      this.#compare(entry, message, { params: entry.value.params })
       return
     }
-    this.#settled.add(entry)
-    this.#compare(entry, { params: entry.value.params }, { params: message.params })
+    const isPing = method === 'ping' && kind === 'request'
+    if (!isPing) this.#differ({ line: this.#line, session, value: message }, '', undefined, params ?? {})
+    if (kind !== 'request') return
+    const answer = isPing ? { result: {} } : { error: { code: -32601, message: 'It was not recorded' } }
+    this.#wires.get(session)?.onframe?.(Buffer.from(JSON.stringify({ jsonrpc: '2.0', id, ...answer })))
   }
 
-  #open(session: string, kind: Entry['kind']): Entry[] {
-    return this.#conversation.entries.filter(
-      (it) => it.from === 'server' && it.kind === kind && it.session === session && !this.#settled.has(it),
-    )
+  #compare(entry: Entry, message: Message, expected: object): void {
+    this.#came.set(entry, message)
+    const came = Object.fromEntries(Object.keys(expected).map((key) => [key, message[key as keyof Message]]))
+    for (const it of compare(expected, came, this.#handles)) this.#differ(entry, dotted(it.path), it.expected, it.came)
   }
 
-  #unexpected(session: string, message: Message): void {
-    const method = String(message.method)
-    const name = nameOf(message)
-    if (this.#options.isIgnored({ method, name }, [])) return
-    const { params = {} } = message
-    this.#differences.push({ line: this.#line, session, method, name, path: '', expected: undefined, came: params })
-  }
-
-  #compare(entry: Entry, expected: object, came: object): void {
-    for (const it of unlike(expected, came)) {
-      if (isHandle(it)) this.#handles.set(it.expected as string, it.came as string)
-      else this.#differ(entry, it.path, it.expected, it.came)
-    }
-  }
-
-  #differ({ line, session, value, of }: Entry, path: Path, expected: unknown, came: unknown): void {
-    const about = of && value.method === undefined ? of.value : value
-    const method = String(about.method)
-    const name = nameOf(about)
-    if (this.#options.isIgnored({ method, name }, path)) return
-    this.#differences.push({ line, session, method, name, path: dotted(path), expected, came })
+  #differ(
+    entry: Pick<Entry, 'line' | 'session' | 'value' | 'of'>,
+    path: string,
+    expected: unknown,
+    came: unknown,
+  ): void {
+    const { line, session, value, of } = entry
+    const about = value.method === undefined && of ? of.value : value
+    const it = { line, session, method: String(about.method), name: nameOf(about), path, expected, came }
+    if (!this.#terms.isIgnored(it)) this.#differences.push(it)
   }
 }
 
-/** What a notification says itself of where it belongs. */
-function aboutOf({ method, params }: Message): string {
-  const meta = params?._meta as Values | undefined
-  return JSON.stringify([meta?.[SUBSCRIPTION], method === 'notifications/progress' ? params?.progressToken : undefined])
+/** What a message says itself of where it belongs. */
+function aboutOf(message: Message): string {
+  const { method, params } = message
+  return JSON.stringify([metaOf(message)?.[SUBSCRIPTION], method === PROGRESS ? params?.progressToken : undefined])
 }
