@@ -219,7 +219,8 @@ function link(entries: readonly Entry[]): void {
     if (isOwn(entry)) {
       last = entry
       if (kind === 'request') open.add(entry)
-      tokens.set(metaOf(value)?.progressToken, entry)
+      const token = metaOf(value)?.progressToken
+      if (token !== undefined) tokens.set(token, entry)
       continue
     }
     const { of } = entry
@@ -283,14 +284,8 @@ function isObject(value: unknown): value is Values {
 function isMasked(expected: unknown, came: unknown): boolean {
   if (expected === MASK) return came !== undefined
   if (typeof expected !== 'string' || typeof came !== 'string' || !expected.includes(MASK)) return false
-  const [first = '', ...parts] = expected.split(MASK)
-  const last = parts.pop() as string
-  let at = came.startsWith(first) ? first.length : -1
-  for (const part of parts) {
-    const found = at < 0 ? -1 : came.indexOf(part, at)
-    at = found < 0 ? -1 : found + part.length
-  }
-  return at >= 0 && came.slice(at).endsWith(last)
+  const parts = expected.split(MASK).map((it) => it.replace(/[^\p{L}\p{N}]/gu, '\\$&'))
+  return glob(parts.join('*'))(came)
 }
 
 function isHandle({ path, expected, came }: Unlike): boolean {
@@ -353,7 +348,6 @@ function label(message: Message): string {
 interface Run {
   readonly entry: Entry
   readonly wire: ServerWire
-  /** As this client wrote them. */
   readonly id?: Id
   readonly token: unknown
 }
@@ -607,9 +601,9 @@ export interface RerunOptions {
   /** The server that is held against the recording. */
   upstream: Upstream
   /**
-   * What may differ: paths with `*` for any one member or item and `**` for any number of them, like
-   * `result.content[*].text`; with the name of a method, tool, prompt or resource before it only there: `get-env:result.**`,
-   * `notifications/message:**`, which also lets such a message come or not. What the server makes up and the client gives
+   * What may differ: globs of paths, like `result.content[*].text` or `**.uri`; with the name of a method, tool, prompt or
+   * resource before it only there: `get-env:result.*`, `notifications/message:*`, which also lets such a message come or
+   * not. What the server makes up and the client gives
    * back (`requestState`, `nextCursor`, `taskId`) may always differ. @default none
    */
   ignore?: readonly string[]
@@ -651,17 +645,13 @@ export async function rerun(options: RerunOptions): Promise<Difference[]> {
   const { conversations } = await readRecording(file, session)
   const app = createProxy({ drainTimeout: LAST_WORD })
   let accept!: Accept
-  let end!: (ending: { served: boolean }) => void
-  const closed = new Promise<{ served: boolean }>((resolve) => {
-    end = resolve
-  })
   await app.listen(upstream, (it) => {
     accept = it
-    return { closed, close: async () => end({ served: true }) }
+    return { closed: new Promise(() => {}), close: async () => {} }
   })
   try {
     const found: Difference[] = []
-    for (const it of conversations) found.push(...(await new Rerun(it, accept, { timeout, signal, isIgnored }).run()))
+    for (const it of conversations) found.push(...(await new Rerun(it, { accept, timeout, signal, isIgnored }).run()))
     return found
   } finally {
     await app.close({ urgent: signal?.aborted })
@@ -683,6 +673,7 @@ function ignoring(patterns: readonly string[]): Terms['isIgnored'] {
 }
 
 interface Terms {
+  accept: Accept
   timeout: number
   signal?: AbortSignal
   isIgnored: (difference: Difference) => boolean
@@ -691,7 +682,6 @@ interface Terms {
 /** One conversation, had again with another server. */
 class Rerun {
   readonly #conversation: Conversation
-  readonly #accept: Accept
   readonly #terms: Terms
   readonly #differences: Difference[] = []
   readonly #wires = new Map<string, Wire>()
@@ -705,9 +695,8 @@ class Rerun {
   #failure: unknown
   #wake = () => {}
 
-  constructor(conversation: Conversation, accept: Accept, terms: Terms) {
+  constructor(conversation: Conversation, terms: Terms) {
     this.#conversation = conversation
-    this.#accept = accept
     this.#terms = terms
   }
 
@@ -770,9 +759,9 @@ class Rerun {
     wire.onframe?.(text)
   }
 
-  async #begin(session: string): Promise<Wire> {
+  #begin(session: string): Promise<Wire> {
     const { era } = this.#conversation
-    const wire = await new Promise<Wire>((resolve) => {
+    return new Promise((resolve) => {
       const wire: Wire = {
         start: () => resolve(wire),
         send: (frame) => this.#hear(session, parsed(frame)),
@@ -780,14 +769,13 @@ class Rerun {
         pause() {},
         resume() {},
       }
-      const { closed } = this.#accept(wire, era === 'modern' ? { era } : {})
+      this.#wires.set(session, wire)
+      const { closed } = this.#terms.accept(wire, era === 'modern' ? { era } : {})
       void closed.then(({ reason, served }) => {
         this.#over.add(session)
         this.#fail(served ? undefined : reason)
       })
     })
-    this.#wires.set(session, wire)
-    return wire
   }
 
   #fail(reason: unknown): void {
@@ -796,69 +784,72 @@ class Rerun {
   }
 
   #hear(session: string, message: Message): void {
-    if (kindOf(message) === 'response') this.#hearAnswer(session, message)
-    else this.#hearOther(session, message)
+    const kind = kindOf(message)
+    const entry = kind === 'response' ? this.#answered(session, message) : this.#like(session, message)
+    if (entry) {
+      this.#came.set(entry, message)
+      for (const { path, expected, came } of compare(contentOf(entry.value), contentOf(message), this.#handles)) {
+        this.#differ(entry, dotted(path), expected, came)
+      }
+    } else if (kind !== 'response') this.#unexpected(session, message)
     this.#wake()
   }
 
-  #hearAnswer(session: string, { id, result, error }: Message): void {
+  /** What was recorded in the place of an answer. */
+  #answered(session: string, { id, error }: Message): Entry | undefined {
     const data = error?.data as { source?: unknown; reason?: unknown } | undefined
     if (data?.source === 'proxy' && (data.reason === 'upstream_unreachable' || data.reason === 'upstream_auth')) {
       this.#fail(new RpcError(error?.code as number, String(error?.message), data))
-      return
+      return undefined
     }
-    const request = this.#conversation.entries.findLast((it) => {
-      const isRequest = it.from === 'client' && it.kind === 'request' && it.session === session
-      return isRequest && it.value.id === id && it.line <= this.#line
-    })
-    const entry = request?.outcome
-    if (!entry || this.#came.has(entry)) return
-    const { value } = entry
-    this.#compare(entry, { result, error }, { result: value.result, error: value.error })
+    const request = this.#conversation.entries.findLast(
+      (it) =>
+        it.kind === 'request' &&
+        it.from === 'client' &&
+        it.session === session &&
+        it.line <= this.#line &&
+        it.value.id === id,
+    )
+    return this.#came.has(request?.outcome) ? undefined : request?.outcome
   }
 
   /** Of those that belong to one exchange, each method has its own order; so have those of which nobody knows. */
-  #hearOther(session: string, message: Message): void {
-    const { id, method, params } = message
-    const kind = kindOf(message)
+  #like(session: string, message: Message): Entry | undefined {
     const about = aboutOf(message)
-    const open = this.#conversation.entries.filter((it) => {
-      const isOpen = it.from === 'server' && it.session === session && !this.#came.has(it)
-      return isOpen && it.kind === kind && it.value.method === method && aboutOf(it.value) === about
-    })
-    const entry = open.find(({ value }) => !misfit(value, message, this.#handles)) ?? open[0]
-    if (entry) {
-      this.#compare(entry, message, { params: entry.value.params })
-      return
-    }
-    const isPing = method === 'ping' && kind === 'request'
-    if (!isPing) this.#differ({ line: this.#line, session, value: message }, '', undefined, params ?? {})
-    if (kind !== 'request') return
+    const open = this.#conversation.entries.filter(
+      (it) => it.from === 'server' && it.session === session && !this.#came.has(it) && aboutOf(it.value) === about,
+    )
+    return open.find(({ value }) => !misfit(value, message, this.#handles)) ?? open[0]
+  }
+
+  #unexpected(session: string, message: Message): void {
+    const { id, method, params = {} } = message
+    const isPing = method === 'ping' && id !== undefined
+    if (!isPing) this.#differ({ line: this.#line, session, value: message }, '', undefined, params)
+    if (kindOf(message) !== 'request') return
     const answer = isPing ? { result: {} } : { error: { code: -32601, message: 'It was not recorded' } }
     this.#wires.get(session)?.onframe?.(Buffer.from(JSON.stringify({ jsonrpc: '2.0', id, ...answer })))
   }
 
-  #compare(entry: Entry, message: Message, expected: object): void {
-    this.#came.set(entry, message)
-    const came = Object.fromEntries(Object.keys(expected).map((key) => [key, message[key as keyof Message]]))
-    for (const it of compare(expected, came, this.#handles)) this.#differ(entry, dotted(it.path), it.expected, it.came)
-  }
-
   #differ(
-    entry: Pick<Entry, 'line' | 'session' | 'value' | 'of'>,
+    { line, session, value, of }: Pick<Entry, 'line' | 'session' | 'value' | 'of'>,
     path: string,
     expected: unknown,
     came: unknown,
   ): void {
-    const { line, session, value, of } = entry
     const about = value.method === undefined && of ? of.value : value
     const it = { line, session, method: String(about.method), name: nameOf(about), path, expected, came }
     if (!this.#terms.isIgnored(it)) this.#differences.push(it)
   }
 }
 
-/** What a message says itself of where it belongs. */
+function contentOf({ params, result, error }: Message): object {
+  return { params, result, error }
+}
+
+/** What a message is, and what it says itself of where it belongs. */
 function aboutOf(message: Message): string {
   const { method, params } = message
-  return JSON.stringify([metaOf(message)?.[SUBSCRIPTION], method === PROGRESS ? params?.progressToken : undefined])
+  const token = method === PROGRESS ? params?.progressToken : undefined
+  return JSON.stringify([kindOf(message), method, metaOf(message)?.[SUBSCRIPTION], token])
 }
