@@ -21,12 +21,10 @@ export interface ReplayOptions {
   /**
    * `strict`: requests and notifications must come in the recorded order, equal in method and params; the server's
    * messages go in the recorded order, each once all that the client had said before it has come. `call`: in any order;
-   * each request gets the first recorded exchange of its method and params that was not taken yet. `_meta` and ids may
+   * each request gets the first recorded exchange of its method and params that was not taken yet, else the last. `_meta` and ids may
    * differ, and so may the params of `initialize`. @default 'strict'
    */
   match?: 'strict' | 'call'
-  /** With `call`: gives a request that comes more often than it was recorded the last of its exchanges again. @default true */
-  repeat?: boolean
 }
 
 /**
@@ -38,15 +36,14 @@ export interface ReplayOptions {
  * @example createProxy().use(logger()).listen(replay({ file: 'session.jsonl', match: 'call' }))
  */
 export function replay(options: ReplayOptions): UpstreamFactory {
-  const { file, session, match = 'strict', repeat = true } = checked('replay', options)
+  const { file, session, match = 'strict' } = checked('replay', options)
   if (match !== 'strict' && match !== 'call') {
     throw new TypeError(`replay: expected match "strict" or "call", got ${show(match)}`)
   }
-  if (typeof repeat !== 'boolean') throw new TypeError(`replay: expected repeat true or false, got ${show(repeat)}`)
   let enter: Promise<Enter> | undefined
   return async function replay(_session, ...more: unknown[]) {
     if (more.length > 0) throw new TypeError('replay: expected listen(replay(…)), it is an upstream and no middleware')
-    enter ??= readRecording(file, session).then((recording) => stages(recording, match, repeat))
+    enter ??= readRecording(file, session).then((recording) => stages(recording, match === 'strict'))
     return new ServerWire(await enter)
   }
 }
@@ -64,7 +61,6 @@ function checked<T extends { file: string; session?: string | number }>(name: st
 
 type Id = string | number
 type Values = Record<string, unknown>
-type Path = readonly (string | number)[]
 
 interface Message {
   id?: Id
@@ -100,11 +96,8 @@ interface Conversation {
   readonly entries: readonly Entry[]
 }
 
-/** What a recording holds. */
-export interface Recording {
-  /** A session of its own for each legacy client, then all that was recorded of 2026-07-28. */
-  readonly conversations: readonly Conversation[]
-}
+/** What a recording holds: a conversation for each legacy client, then all that was recorded of 2026-07-28. */
+export type Recording = readonly Conversation[]
 
 /** A line that is longer is no message that any proxy would have taken. */
 const MAX_LINE = 64 << 20
@@ -129,11 +122,12 @@ export async function readRecording(file: string, session?: string | number): Pr
     }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
-    const what = code === undefined ? `line ${line}: ${message}` : `could not be read: ${code}`
+    const wrong = error instanceof SyntaxError ? 'expected JSON, got what does not parse (was it cut off?)' : message
+    const what = code === undefined ? `line ${line}: ${wrong}` : `could not be read: ${code}`
     throw new Error(`${file}: ${what}`, { cause: error })
   }
   if (sessions.size === 0) throw new Error(`${file}: expected a recording, got no session`)
-  return { conversations: conversationsOf(chosen(file, sessions, session)) }
+  return conversationsOf(chosen(file, sessions, session))
 }
 
 async function* linesOf(file: string): AsyncGenerator<string> {
@@ -148,12 +142,7 @@ async function* linesOf(file: string): AsyncGenerator<string> {
 }
 
 function readLine(text: string, line: number, sessions: Map<string, Entry[]>): void {
-  let it: Values
-  try {
-    it = JSON.parse(text) as Values
-  } catch {
-    throw new Error('expected JSON, got what does not parse (was it cut off?)')
-  }
+  const it = JSON.parse(text) as Values
   if (it?.type === 'session') {
     if (it.version !== 1) throw new Error(`expected version 1 of the format, got ${show(it.version)}`)
     if (typeof it.session !== 'string') throw new Error(`expected a session's id, got ${show(it.session)}`)
@@ -193,7 +182,7 @@ function chosen(file: string, sessions: Map<string, Entry[]>, wanted: string | n
 }
 
 /** Over HTTP each request of 2026-07-28 is a session of its own: they make sense together only. */
-function conversationsOf(sessions: Entry[][]): Conversation[] {
+function conversationsOf(sessions: Entry[][]): Recording {
   const isLegacy = (entries: Entry[]) => entries.some(({ value }) => value.method === 'initialize')
   const modern = sessions.filter((it) => !isLegacy(it)).flat()
   for (const entries of sessions) link(entries)
@@ -249,7 +238,10 @@ function metaOf({ params, result }: Message): Values | undefined {
 // --- comparing --------------------------------------------------------------------------------------------------
 
 interface Unlike {
-  path: Path
+  /** `result.content[0].text` */
+  path: string
+  /** The last of it. */
+  key: string
   expected: unknown
   came: unknown
 }
@@ -266,14 +258,14 @@ const TIMES = new Set<unknown>(['createdAt', 'lastUpdatedAt'])
 type Handles = Map<unknown, string>
 
 /** Where two JSON values differ. What was masked is like anything. */
-function unlike(expected: unknown, came: unknown, path: Path = []): Unlike[] {
+function unlike(expected: unknown, came: unknown, path = '', key = ''): Unlike[] {
   if (expected === came || isMasked(expected, came)) return []
-  if (TIMES.has(path.at(-1)) && isTime(expected) && isTime(came)) return []
+  if (TIMES.has(key) && isTime(expected) && isTime(came)) return []
   const isList = Array.isArray(expected)
-  if (!isObject(expected) || !isObject(came) || isList !== Array.isArray(came)) return [{ path, expected, came }]
+  if (!isObject(expected) || !isObject(came) || isList !== Array.isArray(came)) return [{ path, key, expected, came }]
   return [...new Set([...Object.keys(expected), ...Object.keys(came)])].flatMap((key) => {
     const [a, b] = [expected, came].map((it) => (Object.hasOwn(it, key) ? it[key] : undefined))
-    return unlike(a, b, [...path, isList ? Number(key) : key])
+    return unlike(a, b, isList ? `${path}[${key}]` : path === '' ? key : `${path}.${key}`, key)
   })
 }
 
@@ -288,8 +280,8 @@ function isMasked(expected: unknown, came: unknown): boolean {
   return glob(parts.join('*'))(came)
 }
 
-function isHandle({ path, expected, came }: Unlike): boolean {
-  return HANDLES.has(path.at(-1)) && isText(expected) && isText(came)
+function isHandle({ key, expected, came }: Unlike): boolean {
+  return HANDLES.has(key) && isText(expected) && isText(came)
 }
 
 /** Where what came is not what was recorded; learns the handles in it. */
@@ -300,11 +292,13 @@ function compare(expected: object, came: object, handles: Handles): Unlike[] {
   })
 }
 
-/** The first place where the params that came are not those that were recorded, without `_meta`. */
+/** The first place where what came is not what was recorded: by method and params, without `_meta`. */
 function misfit(expected: Message, came: Message, handles: Handles): Unlike | undefined {
-  if (came.method === 'initialize') return undefined
-  const [a, b] = [expected, came].map(({ params }) => ({ ...params, _meta: undefined }))
-  return unlike(a, b, ['params']).find((it) => {
+  const isFree = came.method === 'initialize'
+  const [a, b] = [expected, came].map(({ method, params }) => {
+    return { method, params: isFree ? {} : { ...params, _meta: undefined } }
+  })
+  return unlike(a, b).find((it) => {
     const known = handles.get(it.expected)
     // What a notification names for the first time is the sender's own to name.
     return known === undefined ? came.id !== undefined || !isHandle(it) : known !== it.came
@@ -320,11 +314,6 @@ function renewed({ text }: Entry, handles: Handles, change: (message: Message) =
 
 function parsed(frame: Frame): Message {
   return JSON.parse(new TextDecoder().decode(frame)) as Message
-}
-
-/** `result.content[0].text` */
-function dotted(path: Path): string {
-  return path.map((it, at) => (typeof it === 'number' ? `[${it}]` : at === 0 ? it : `.${it}`)).join('')
 }
 
 function show(value: unknown): string {
@@ -344,18 +333,22 @@ function label(message: Message): string {
 
 // --- as the server ----------------------------------------------------------------------------------------------
 
-/** A client's message that came. */
+/** A client's message that came, and which of the recorded ones it is. */
 interface Run {
   readonly entry: Entry
   readonly wire: ServerWire
-  readonly id?: Id
-  readonly token: unknown
+  readonly message: Message
+}
+
+/** Whether nobody waits for an answer to it any more. */
+function isOver({ wire, message }: Run): boolean {
+  return wire.runs.get(message.id)?.message !== message
 }
 
 /** Where a client that begins with this message finds its part; undefined where no recorded one began so. */
 type Enter = (first: Message) => Stage | undefined
 
-function stages({ conversations }: Recording, match: 'strict' | 'call', repeat: boolean): Enter {
+function stages(conversations: Recording, isStrict: boolean): Enter {
   const legacy = conversations.filter(({ era }) => era === 'legacy')
   const modern = conversations.find(({ era }) => era === 'modern')
   let shared: Stage | undefined
@@ -365,10 +358,10 @@ function stages({ conversations }: Recording, match: 'strict' | 'call', repeat: 
     const isLegacy = method === 'initialize' || (!modern && next?.entries.find(isOwn)?.value.method === method)
     if (isLegacy && next) {
       turn++
-      return new Stage(next, match, repeat)
+      return new Stage(next, isStrict)
     }
     if (isLegacy || !modern) return undefined
-    if (!shared || shared.isOver) shared = new Stage(modern, match, repeat)
+    if (!shared || shared.isOver) shared = new Stage(modern, isStrict)
     return shared
   }
 }
@@ -430,9 +423,9 @@ interface Lane {
 
 /** A recorded conversation, played to whoever has the client's part. */
 class Stage {
-  readonly #conversation: Conversation
-  readonly #match: 'strict' | 'call'
-  readonly #repeat: boolean
+  readonly #era: Conversation['era']
+  readonly #entries: readonly Entry[]
+  readonly #isStrict: boolean
   /** One with `strict`, one for each of the client's messages with `call`. */
   readonly #lanes = new Set<Lane>()
   /** What the client has said; undefined where it may as well not say it. */
@@ -440,97 +433,73 @@ class Stage {
   readonly #handles: Handles = new Map()
   #serial = 0
 
-  constructor(conversation: Conversation, match: 'strict' | 'call', repeat: boolean) {
-    this.#conversation = conversation
-    this.#match = match
-    this.#repeat = repeat
-    if (match === 'strict') this.#lanes.add({ steps: conversation.entries, at: 0 })
+  constructor({ era, entries }: Conversation, isStrict: boolean) {
+    this.#era = era
+    this.#entries = entries
+    this.#isStrict = isStrict
+    if (isStrict) this.#lanes.add({ steps: entries, at: 0 })
   }
 
   /** There is nothing left to play. */
   get isOver(): boolean {
-    return this.#match === 'strict' && this.#lanes.size === 0
+    return this.#isStrict && this.#lanes.size === 0
   }
 
   receive(wire: ServerWire, message: Message): void {
-    if (kindOf(message) === 'response') this.#answer(wire, message)
-    else if (message.method === CANCELLED) this.#cancel(wire, message)
+    const { id, method, params } = message
+    if (kindOf(message) === 'response') {
+      const recorded = wire.asked.get(id)?.step.outcome
+      wire.asked.delete(id)
+      if (recorded) compare(recorded.value, message, this.#handles)
+    } else if (method === CANCELLED) wire.runs.delete(params?.requestId)
     else {
-      const entry = this.#match === 'strict' ? this.#next(message) : this.#fitting(message)
+      const entry = this.#take(message)
       if (typeof entry === 'string') wire.refuse(message, entry)
-      else this.#begin(wire, message, entry)
+      else this.#begin({ entry, wire, message })
     }
     this.play()
   }
 
-  #answer(wire: ServerWire, message: Message): void {
-    const recorded = wire.asked.get(message.id)?.step.outcome
-    wire.asked.delete(message.id)
-    if (recorded) compare(recorded.value, message, this.#handles)
-  }
-
-  #cancel(wire: ServerWire, { params }: Message): void {
-    const run = wire.runs.get(params?.requestId)
-    wire.runs.delete(params?.requestId)
-    if (!run || this.#isCancelled(run)) return
-    for (const lane of this.#lanes) if (lane.run === run) this.#lanes.delete(lane)
-  }
-
-  /** Whether it was when it was recorded. */
-  #isCancelled({ entry }: Run): boolean {
-    return this.#conversation.entries.some(({ value, of }) => value.method === CANCELLED && of === entry)
-  }
-
-  #begin(wire: ServerWire, message: Message, entry: Entry): void {
-    const run: Run = { entry, wire, id: message.id, token: metaOf(message)?.progressToken }
-    if (entry.kind === 'request') wire.runs.set(run.id, run)
+  #begin(run: Run): void {
+    const { entry, wire, message } = run
+    if (entry.kind === 'request') wire.runs.set(message.id, run)
     compare(entry.value, message, this.#handles)
-    if (this.#match === 'call') {
+    if (!this.#isStrict) {
       // Said again, it brings nothing that may have had another reason.
       const until = (this.#came.has(entry) && entry.outcome?.line) || Number.POSITIVE_INFINITY
-      const steps = this.#conversation.entries.filter(({ owner, line }) => owner === entry && line <= until)
-      this.#lanes.add({ run, steps, at: 0 })
+      this.#lanes.add({ run, steps: this.#entries.filter((it) => it.owner === entry && it.line <= until), at: 0 })
     }
     this.#came.set(entry, run)
   }
 
-  /** With `strict`: the entry that comes next, or what was expected instead. */
-  #next(message: Message): Entry | string {
-    const { era, entries } = this.#conversation
-    // A client of 2026-07-28 may cancel by closing a stream, which comes when it comes.
-    const isOrdered = (it: Entry) => isOwn(it) || (era === 'legacy' && it.from === 'client' && it.kind !== 'response')
-    const entry = entries.find((it) => isOrdered(it) && !this.#isDue(it, this.#came.get(it.owner)))
-    // Who knows the server already need not ask (2026-07-28, server/discover), or asks a process of its own.
-    if (entry?.value.method === DISCOVER && message.method !== DISCOVER) {
-      this.#came.set(entry, undefined)
-      return this.#next(message)
-    }
-    const got = `got ${label(message)}`
-    if (!entry) return `expected nothing more, the recording is at its end, ${got}`
-    const expected = `expected ${label(entry.value)} (line ${entry.line})`
-    if (label(entry.value) !== label(message)) return `${expected}, ${got}`
-    const wrong = misfit(entry.value, message, this.#handles)
-    return wrong ? `${expected} with ${dotted(wrong.path)} ${show(wrong.expected)}, got ${show(wrong.came)}` : entry
+  /** The entry that a request or notification is, or what was expected instead. */
+  #take(message: Message): Entry | string {
+    const open = this.#isStrict ? this.#next(message) : this.#entries.filter(isOwn)
+    const fitting = open.filter((it) => it.kind === kindOf(message) && !misfit(it.value, message, this.#handles))
+    const entry = fitting.find((it) => !this.#came.has(it)) ?? fitting.at(-1)
+    if (entry) return entry
+    const got = label(message)
+    const alike = open.find(({ value }) => label(value) === got)
+    const nearest = alike ?? (this.#isStrict ? open[0] : undefined)
+    const end = this.#isStrict ? 'nothing more, the recording is at its end' : 'what was recorded'
+    const expected = `expected ${nearest ? `${label(nearest.value)} (line ${nearest.line})` : end}`
+    const wrong = alike && misfit(alike.value, message, this.#handles)
+    return wrong
+      ? `${expected} with ${wrong.path} ${show(wrong.expected)}, got ${show(wrong.came)}`
+      : `${expected}, got ${got}`
   }
 
-  /** With `call`: the first entry that fits and was not taken yet, or what was expected instead. */
-  #fitting(message: Message): Entry | string {
-    const kind = kindOf(message)
-    let taken: Entry | undefined
-    let nearest: (Unlike & Entry) | undefined
-    for (const entry of this.#conversation.entries) {
-      if (!isOwn(entry) || entry.kind !== kind || entry.value.method !== message.method) continue
-      const wrong = misfit(entry.value, message, this.#handles)
-      if (!wrong && !this.#came.has(entry)) return entry
-      if (!wrong) taken = entry
-      else if (!nearest || nameOf(entry.value) === nameOf(message)) nearest = { ...entry, ...wrong }
-    }
-    if (taken && this.#repeat) return taken
-    if (taken) return `expected no ${label(message)} with these params any more, got another one`
-    if (!nearest) return `expected what was recorded, got ${label(message)}`
-    const { path, expected, line, came } = nearest
-    const params = `${dotted(path)} ${show(expected)} (line ${line}), got ${show(came)}`
-    return `expected params that were recorded with ${label(message)}, for one ${params}`
+  /** With `strict`: the one entry that may come now, if any is left. */
+  #next(message: Message): Entry[] {
+    // A client of 2026-07-28 may cancel by closing a stream, which comes when it comes.
+    const isLegacy = this.#era === 'legacy'
+    const isOrdered = (it: Entry) => isOwn(it) || (isLegacy && it.from === 'client' && it.kind !== 'response')
+    const entry = this.#entries.find((it) => isOrdered(it) && !this.#isDue(it, this.#came.get(it.owner)))
+    if (!entry) return []
+    if (entry.value.method !== DISCOVER || message.method === DISCOVER) return [entry]
+    // Who knows the server already need not ask (2026-07-28, server/discover), or asks a process of its own.
+    this.#came.set(entry, undefined)
+    return this.#next(message)
   }
 
   /** Says all that can be said now. */
@@ -552,25 +521,27 @@ class Stage {
     if (isOwn(step)) return this.#came.has(step)
     if (!run || run.wire.hasLeft) return true
     const { wire, entry } = run
-    if (step.kind === 'response' && step.from === 'client') {
-      return ![...wire.asked.values()].some((it) => it.run === run && it.step === step.of)
+    if (step.from === 'client') {
+      const isAsked = [...wire.asked.values()].some((it) => it.run === run && it.step === step.of)
+      return isOver(run) || (step.kind === 'response' && !isAsked)
     }
-    if (step.from === 'client') return wire.runs.get(run.id) !== run
     // What comes on a listen stream has another cause: what the client had said last, most likely.
     if (entry.value.method !== LISTEN) return true
-    return this.#came.has(this.#conversation.entries.findLast((it) => isOwn(it) && it.line < step.line))
+    return this.#came.has(this.#entries.findLast((it) => isOwn(it) && it.line < step.line))
   }
 
   #say(run: Run, step: Entry): void {
-    const { id, token, wire, entry } = run
+    const { message, wire, entry } = run
     const { kind, value, related } = step
-    if (kind === 'response' && wire.runs.get(id) !== run) return
+    const { id } = message
+    const token = metaOf(message)?.progressToken
+    if (kind === 'response' && isOver(run)) return
     const text = renewed(step, this.#handles, (it) => {
       const { method, params = {} } = it
       const meta = metaOf(it)
       if (meta?.[SUBSCRIPTION] !== undefined) meta[SUBSCRIPTION] = id
       if (method === CANCELLED && step.of === entry) params.requestId = id
-      const isOurs = method === PROGRESS && value.params?.progressToken === metaOf(entry.value)?.progressToken
+      const isOurs = method === PROGRESS && params.progressToken === metaOf(entry.value)?.progressToken
       if (isOurs && token !== undefined) params.progressToken = token
       if (kind === 'response') it.id = id
       // The recorded id, unless a request of that id still waits.
@@ -583,11 +554,17 @@ class Stage {
 
   /** The recording was cut off, or the server never answered. */
   #giveUp(run: Run): void {
-    const { entry, wire, id } = run
+    const { entry, wire, message } = run
     const { value, outcome, line } = entry
-    if (wire.runs.get(id) !== run || outcome || value.method === LISTEN || this.#isCancelled(run)) return
-    wire.runs.delete(id)
-    wire.refuse({ ...value, id }, `the recording ends before the answer to ${label(value)} (line ${line})`)
+    if (
+      isOver(run) ||
+      outcome ||
+      value.method === LISTEN ||
+      this.#entries.some((it) => it.value.method === CANCELLED && it.of === entry)
+    )
+      return
+    wire.runs.delete(message.id)
+    wire.refuse(message, `the recording ends before the answer to ${label(value)} (line ${line})`)
   }
 }
 
@@ -642,7 +619,7 @@ export async function rerun(options: RerunOptions): Promise<Difference[]> {
   const { file, session, upstream, timeout = 30_000, signal } = checked('rerun', options)
   if (!(timeout > 0)) throw new TypeError(`rerun: expected timeout, milliseconds above 0, got ${show(timeout)}`)
   const isIgnored = ignoring(options.ignore ?? [])
-  const { conversations } = await readRecording(file, session)
+  const conversations = await readRecording(file, session)
   const app = createProxy({ drainTimeout: LAST_WORD })
   let accept!: Accept
   await app.listen(upstream, (it) => {
@@ -789,7 +766,7 @@ class Rerun {
     if (entry) {
       this.#came.set(entry, message)
       for (const { path, expected, came } of compare(contentOf(entry.value), contentOf(message), this.#handles)) {
-        this.#differ(entry, dotted(path), expected, came)
+        this.#differ(entry, path, expected, came)
       }
     } else if (kind !== 'response') this.#unexpected(session, message)
     this.#wake()
