@@ -451,8 +451,11 @@ class Stage {
       const recorded = wire.asked.get(id)?.step.outcome
       wire.asked.delete(id)
       if (recorded) compare(recorded.value, message, this.#handles)
-    } else if (method === CANCELLED) wire.runs.delete(params?.requestId)
-    else {
+    } else if (method === CANCELLED) {
+      // It waits for no answer, and need not give any.
+      for (const [key, { run }] of wire.asked) if (run === wire.runs.get(params?.requestId)) wire.asked.delete(key)
+      wire.runs.delete(params?.requestId)
+    } else {
       const entry = this.#take(message)
       if (typeof entry === 'string') wire.refuse(message, entry)
       else this.#begin({ entry, wire, message })
@@ -522,8 +525,8 @@ class Stage {
     if (!run || run.wire.hasLeft) return true
     const { wire, entry } = run
     if (step.from === 'client') {
-      const isAsked = [...wire.asked.values()].some((it) => it.run === run && it.step === step.of)
-      return isOver(run) || (step.kind === 'response' && !isAsked)
+      if (step.kind !== 'response') return isOver(run)
+      return ![...wire.asked.values()].some((it) => it.run === run && it.step === step.of)
     }
     // What comes on a listen stream has another cause: what the client had said last, most likely.
     if (entry.value.method !== LISTEN) return true

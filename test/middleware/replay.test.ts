@@ -146,6 +146,41 @@ describe.each(['strict', 'call'] as const)('as the server (%s)', (match) => {
     expect(await say({ id: 2, error: { code: -1, message: 'No' } })).toEqual([text(5, 'A')])
   })
 
+  test('so does what the server asks after a notification, or after its answer', async () => {
+    const asks = (id: number) => ({ id, method: 'roots/list' })
+    const changed = { method: 'notifications/tools/list_changed' }
+    await written([
+      ...opening,
+      ['server', asks(1)],
+      ['client', { id: 1, result: { roots: [] } }],
+      ['server', changed],
+      ['client', { method: 'notifications/initialized' }],
+      ['server', asks(2)],
+      ['client', { id: 2, result: { roots: [] } }],
+      ['server', changed],
+    ])
+    const { say } = await played({ match })
+    expect(await say(initialize())).toEqual([welcome(), asks(1)])
+    expect(await say({ id: 1, result: { roots: [] } })).toEqual([changed])
+    expect(await say({ method: 'notifications/initialized' })).toEqual([asks(2)])
+    expect(await say({ id: 2, result: { roots: [] } })).toEqual([changed])
+  })
+
+  test('a client that cancels need not answer what the server has asked for it', async () => {
+    await written([
+      ...opening,
+      ['client', call(1, 'a')],
+      ['server', { id: 1, method: 'roots/list' }],
+      ['client', { id: 1, result: { roots: [] } }],
+      ['server', text(1, 'A')],
+      ['client', call(2, 'b')],
+      ['server', text(2, 'B')],
+    ])
+    const { say } = await played({ match })
+    await say(initialize(), call(1, 'a'), { method: 'notifications/cancelled', params: { requestId: 1 } })
+    expect(await say(call(2, 'b'))).toEqual([text(2, 'B')])
+  })
+
   test.each(['notification', 'answer'])('what an end makes up (in its %s) and gets back is mapped', async (where) => {
     const status = (taskId: string, createdAt: string) => {
       return { method: 'notifications/tasks/status', params: { taskId, createdAt } }
