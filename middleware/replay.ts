@@ -1,4 +1,4 @@
-import { createReadStream } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import {
   type Accept,
   createProxy,
@@ -13,11 +13,15 @@ import {
   type Wire,
 } from 'open-mcp-proxy'
 
-export interface ReplayOptions {
+/** Which recording: what `replay` and `rerun` have in common. */
+interface Source {
   /** What `record` wrote: a path. */
   file: string
-  /** The one session to take, by its id or by its place in the file, from 1. @default all of them */
+  /** The one session to take, by its id or by its place in the file, from 1. @default all, one after the other */
   session?: string | number
+}
+
+export interface ReplayOptions extends Source {
   /**
    * `strict`: requests and notifications must come in the recorded order, equal in method and params; the server's
    * messages go in the recorded order, each once all that the client had said before it has come. `call`: in any order;
@@ -48,7 +52,7 @@ export function replay(options: ReplayOptions): UpstreamFactory {
   }
 }
 
-function checked<T extends { file: string; session?: string | number }>(name: string, options: T): T {
+function checked<T extends Source>(name: string, options: T): T {
   const { file, session } = options ?? {}
   if (typeof file !== 'string' || file === '') throw new TypeError(`${name}: expected file, a path, got ${show(file)}`)
   if (session !== undefined && typeof session !== 'string' && !(Number.isInteger(session) && session > 0)) {
@@ -99,8 +103,6 @@ interface Conversation {
 /** What a recording holds: a conversation for each legacy client, then all that was recorded of 2026-07-28. */
 export type Recording = readonly Conversation[]
 
-/** A line that is longer is no message that any proxy would have taken. */
-const MAX_LINE = 64 << 20
 const MASK = '[masked]'
 const SUBSCRIPTION = 'io.modelcontextprotocol/subscriptionId'
 const CANCELLED = 'notifications/cancelled'
@@ -114,11 +116,11 @@ const LISTEN = 'subscriptions/listen'
  */
 export async function readRecording(file: string, session?: string | number): Promise<Recording> {
   const sessions = new Map<string, Entry[]>()
-  let line = 1
+  let line = 0
   try {
-    for await (const text of linesOf(file)) {
-      if (text.trim() !== '') readLine(text, line, sessions)
+    for (const text of (await readFile(file, 'utf8')).split('\n')) {
       line++
+      if (text.trim() !== '') readLine(text, line, sessions)
     }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
@@ -128,17 +130,6 @@ export async function readRecording(file: string, session?: string | number): Pr
   }
   if (sessions.size === 0) throw new Error(`${file}: expected a recording, got no session`)
   return conversationsOf(chosen(file, sessions, session))
-}
-
-async function* linesOf(file: string): AsyncGenerator<string> {
-  let rest = ''
-  for await (const chunk of createReadStream(file, { encoding: 'utf8', highWaterMark: 4 << 20 })) {
-    const lines = (rest + chunk).split('\n')
-    rest = lines.pop() as string
-    yield* lines
-    if (rest.length > MAX_LINE) throw new Error(`expected at most ${MAX_LINE} bytes, got more`)
-  }
-  yield rest
 }
 
 function readLine(text: string, line: number, sessions: Map<string, Entry[]>): void {
@@ -240,19 +231,16 @@ function metaOf({ params, result }: Message): Values | undefined {
 interface Unlike {
   /** `result.content[0].text` */
   path: string
-  /** The last of it. */
-  key: string
   expected: unknown
   came: unknown
+  isHandle: boolean
 }
 
-const isText = (it: unknown) => typeof it === 'string'
-const isTime = (it: unknown) => isText(it) && /^\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)$/.test(it as string)
-
 /** What one end makes up and the other gives back as it is. */
-const HANDLES = new Set<unknown>(['requestState', 'nextCursor', 'taskId'])
+const HANDLES = new Set(['requestState', 'nextCursor', 'taskId'])
 /** When a task was made and changed (2025-11-25, basic/utilities/tasks) is never the same again. */
-const TIMES = new Set<unknown>(['createdAt', 'lastUpdatedAt'])
+const TIMES = new Set(['createdAt', 'lastUpdatedAt'])
+const TIME = /^\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)$/
 
 /** What a handle was when it was recorded, and what it is now. */
 type Handles = Map<unknown, string>
@@ -260,12 +248,14 @@ type Handles = Map<unknown, string>
 /** Where two JSON values differ. What was masked is like anything. */
 function unlike(expected: unknown, came: unknown, path = '', key = ''): Unlike[] {
   if (expected === came || isMasked(expected, came)) return []
-  if (TIMES.has(key) && isTime(expected) && isTime(came)) return []
-  const isList = Array.isArray(expected)
-  if (!isObject(expected) || !isObject(came) || isList !== Array.isArray(came)) return [{ path, key, expected, came }]
+  if (!isObject(expected) || !isObject(came) || Array.isArray(expected) !== Array.isArray(came)) {
+    const isText = typeof expected === 'string' && typeof came === 'string'
+    if (isText && TIMES.has(key) && TIME.test(expected) && TIME.test(came)) return []
+    return [{ path, expected, came, isHandle: isText && HANDLES.has(key) }]
+  }
   return [...new Set([...Object.keys(expected), ...Object.keys(came)])].flatMap((key) => {
     const [a, b] = [expected, came].map((it) => (Object.hasOwn(it, key) ? it[key] : undefined))
-    return unlike(a, b, isList ? `${path}[${key}]` : path === '' ? key : `${path}.${key}`, key)
+    return unlike(a, b, Array.isArray(expected) ? `${path}[${key}]` : path === '' ? key : `${path}.${key}`, key)
   })
 }
 
@@ -280,15 +270,11 @@ function isMasked(expected: unknown, came: unknown): boolean {
   return glob(parts.join('*'))(came)
 }
 
-function isHandle({ key, expected, came }: Unlike): boolean {
-  return HANDLES.has(key) && isText(expected) && isText(came)
-}
-
 /** Where what came is not what was recorded; learns the handles in it. */
 function compare(expected: object, came: object, handles: Handles): Unlike[] {
   return unlike(expected, came).filter((it) => {
-    if (isHandle(it)) handles.set(it.expected, it.came as string)
-    return !isHandle(it)
+    if (it.isHandle) handles.set(it.expected, it.came as string)
+    return !it.isHandle
   })
 }
 
@@ -301,7 +287,7 @@ function misfit(expected: Message, came: Message, handles: Handles): Unlike | un
   return unlike(a, b).find((it) => {
     const known = handles.get(it.expected)
     // What a notification names for the first time is the sender's own to name.
-    return known === undefined ? came.id !== undefined || !isHandle(it) : known !== it.came
+    return known === undefined ? came.id !== undefined || !it.isHandle : known !== it.came
   })
 }
 
@@ -559,13 +545,8 @@ class Stage {
   #giveUp(run: Run): void {
     const { entry, wire, message } = run
     const { value, outcome, line } = entry
-    if (
-      isOver(run) ||
-      outcome ||
-      value.method === LISTEN ||
-      this.#entries.some((it) => it.value.method === CANCELLED && it.of === entry)
-    )
-      return
+    const isCancelled = this.#entries.some((it) => it.value.method === CANCELLED && it.of === entry)
+    if (isOver(run) || outcome || isCancelled || value.method === LISTEN) return
     wire.runs.delete(message.id)
     wire.refuse(message, `the recording ends before the answer to ${label(value)} (line ${line})`)
   }
@@ -573,18 +554,14 @@ class Stage {
 
 // --- as the client ----------------------------------------------------------------------------------------------
 
-export interface RerunOptions {
-  /** What `record` wrote: a path. */
-  file: string
-  /** The one session to take, by its id or by its place in the file, from 1. @default all, one after the other */
-  session?: string | number
+export interface RerunOptions extends Source {
   /** The server that is held against the recording. */
   upstream: Upstream
   /**
-   * What may differ: globs of paths, like `result.content[*].text` or `**.uri`; with the name of a method, tool, prompt or
+   * What may differ: globs of paths, like `result.content[*].text` or `*.uri`; with the name of a method, tool, prompt or
    * resource before it only there: `get-env:result.*`, `notifications/message:*`, which also lets such a message come or
-   * not. What the server makes up and the client gives
-   * back (`requestState`, `nextCursor`, `taskId`) may always differ. @default none
+   * not. What the server makes up and the client gives back (`requestState`, `nextCursor`, `taskId`) may always differ.
+   * @default none
    */
   ignore?: readonly string[]
   /** Milliseconds that each of the server's messages may take. @default 30000 */
@@ -642,7 +619,7 @@ export async function rerun(options: RerunOptions): Promise<Difference[]> {
 const LAST_WORD = 1_000
 
 function ignoring(patterns: readonly string[]): Terms['isIgnored'] {
-  if (!Array.isArray(patterns) || !patterns.every((it) => isText(it) && it !== '')) {
+  if (!Array.isArray(patterns) || !patterns.every((it) => typeof it === 'string' && it !== '')) {
     throw new TypeError('rerun: expected ignore, a list of paths, got something else')
   }
   const known = patterns.map((pattern: string) => {
@@ -714,7 +691,7 @@ class Rerun {
     if (this.#failure !== undefined) throw this.#failure
     if (this.#came.has(entry)) return
     this.#came.set(entry, undefined)
-    this.#differ(entry, '', result ?? error ?? params ?? {}, undefined)
+    this.#differ(entry, { path: '', expected: result ?? error ?? params ?? {}, came: undefined })
   }
 
   /** It has come, or will not: where a request was answered otherwise, what else was said of it may not come either. */
@@ -768,9 +745,7 @@ class Rerun {
     const entry = kind === 'response' ? this.#answered(session, message) : this.#like(session, message)
     if (entry) {
       this.#came.set(entry, message)
-      for (const { path, expected, came } of compare(contentOf(entry.value), contentOf(message), this.#handles)) {
-        this.#differ(entry, path, expected, came)
-      }
+      for (const it of compare(contentOf(entry.value), contentOf(message), this.#handles)) this.#differ(entry, it)
     } else if (kind !== 'response') this.#unexpected(session, message)
     this.#wake()
   }
@@ -805,7 +780,8 @@ class Rerun {
   #unexpected(session: string, message: Message): void {
     const { id, method, params = {} } = message
     const isPing = method === 'ping' && id !== undefined
-    if (!isPing) this.#differ({ line: this.#line, session, value: message }, '', undefined, params)
+    if (!isPing)
+      this.#differ({ line: this.#line, session, value: message }, { path: '', expected: undefined, came: params })
     if (kindOf(message) !== 'request') return
     const answer = isPing ? { result: {} } : { error: { code: -32601, message: 'It was not recorded' } }
     this.#wires.get(session)?.onframe?.(Buffer.from(JSON.stringify({ jsonrpc: '2.0', id, ...answer })))
@@ -813,10 +789,9 @@ class Rerun {
 
   #differ(
     { line, session, value, of }: Pick<Entry, 'line' | 'session' | 'value' | 'of'>,
-    path: string,
-    expected: unknown,
-    came: unknown,
-  ): void {
+    what: Omit<Unlike, 'isHandle'>,
+  ) {
+    const { path, expected, came } = what
     const about = value.method === undefined && of ? of.value : value
     const it = { line, session, method: String(about.method), name: nameOf(about), path, expected, came }
     if (!this.#terms.isIgnored(it)) this.#differences.push(it)
