@@ -741,56 +741,35 @@ class Rerun {
   }
 
   #hear(session: string, message: Message): void {
-    const kind = kindOf(message)
-    const entry = kind === 'response' ? this.#answered(session, message) : this.#like(session, message)
-    if (entry) {
-      this.#came.set(entry, message)
-      for (const it of compare(contentOf(entry.value), contentOf(message), this.#handles)) this.#differ(entry, it)
-    } else if (kind !== 'response') this.#unexpected(session, message)
-    this.#wake()
-  }
-
-  /** What was recorded in the place of an answer. */
-  #answered(session: string, { id, error }: Message): Entry | undefined {
-    const data = error?.data as { source?: unknown; reason?: unknown } | undefined
+    const { code, data } = (message.error ?? {}) as { code: number; data?: { source?: unknown; reason?: unknown } }
     if (data?.source === 'proxy' && (data.reason === 'upstream_unreachable' || data.reason === 'upstream_auth')) {
-      this.#fail(new RpcError(error?.code as number, String(error?.message), data))
-      return undefined
+      this.#fail(new RpcError(code, String(message.error?.message), data))
+      return
     }
-    const request = this.#conversation.entries.findLast(
-      (it) =>
-        it.kind === 'request' &&
-        it.from === 'client' &&
-        it.session === session &&
-        it.line <= this.#line &&
-        it.value.id === id,
-    )
-    return this.#came.has(request?.outcome) ? undefined : request?.outcome
-  }
-
-  /** Of those that belong to one exchange, each method has its own order; so have those of which nobody knows. */
-  #like(session: string, message: Message): Entry | undefined {
     const about = aboutOf(message)
     const open = this.#conversation.entries.filter(
       (it) => it.from === 'server' && it.session === session && !this.#came.has(it) && aboutOf(it.value) === about,
     )
-    return open.find(({ value }) => !misfit(value, message, this.#handles)) ?? open[0]
+    const entry = open.find(({ value }) => !misfit(value, message, this.#handles)) ?? open[0]
+    if (entry) {
+      this.#came.set(entry, message)
+      for (const it of compare(contentOf(entry.value), contentOf(message), this.#handles)) this.#differ(entry, it)
+    } else if (kindOf(message) !== 'response') this.#unexpected(session, message)
+    this.#wake()
   }
 
   #unexpected(session: string, message: Message): void {
     const { id, method, params = {} } = message
     const isPing = method === 'ping' && id !== undefined
-    if (!isPing)
-      this.#differ({ line: this.#line, session, value: message }, { path: '', expected: undefined, came: params })
+    const place = { line: this.#line, session, value: message }
+    if (!isPing) this.#differ(place, { path: '', expected: undefined, came: params })
     if (kindOf(message) !== 'request') return
     const answer = isPing ? { result: {} } : { error: { code: -32601, message: 'It was not recorded' } }
     this.#wires.get(session)?.onframe?.(Buffer.from(JSON.stringify({ jsonrpc: '2.0', id, ...answer })))
   }
 
-  #differ(
-    { line, session, value, of }: Pick<Entry, 'line' | 'session' | 'value' | 'of'>,
-    what: Omit<Unlike, 'isHandle'>,
-  ) {
+  #differ(place: Pick<Entry, 'line' | 'session' | 'value' | 'of'>, what: Omit<Unlike, 'isHandle'>): void {
+    const { line, session, value, of } = place
     const { path, expected, came } = what
     const about = value.method === undefined && of ? of.value : value
     const it = { line, session, method: String(about.method), name: nameOf(about), path, expected, came }
@@ -802,9 +781,13 @@ function contentOf({ params, result, error }: Message): object {
   return { params, result, error }
 }
 
-/** What a message is, and what it says itself of where it belongs. */
+/**
+ * What a message is, and what it says itself of where it belongs. Of those that are alike in this, each method has its own
+ * order.
+ */
 function aboutOf(message: Message): string {
-  const { method, params } = message
+  const { id, method, params } = message
+  const kind = kindOf(message)
   const token = method === PROGRESS ? params?.progressToken : undefined
-  return JSON.stringify([kindOf(message), method, metaOf(message)?.[SUBSCRIPTION], token])
+  return JSON.stringify([kind, method, kind === 'response' ? id : token, metaOf({ params })?.[SUBSCRIPTION]])
 }
