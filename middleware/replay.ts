@@ -271,8 +271,9 @@ function isMasked(expected: unknown, came: unknown): boolean {
 }
 
 /** Where what came is not what was recorded; learns the handles in it. */
-function compare(expected: object, came: object, handles: Handles): Unlike[] {
-  return unlike(expected, came).filter((it) => {
+function compare(expected: Message, came: Message, handles: Handles): Unlike[] {
+  const [a, b] = [expected, came].map(({ params, result, error }) => ({ params, result, error }))
+  return unlike(a, b).filter((it) => {
     if (it.isHandle) handles.set(it.expected, it.came as string)
     return !it.isHandle
   })
@@ -376,7 +377,8 @@ class ServerWire implements Wire {
   send(frame: Frame): void {
     const message = parsed(frame)
     // A client that has asked for the era first may begin again.
-    if (!this.#stage || message.method === 'initialize') this.#stage = this.#enter(message) ?? this.#stage
+    const isAgain = message.method === 'initialize' && this.#stage?.era === 'modern'
+    if (!this.#stage || isAgain) this.#stage = this.#enter(message) ?? this.#stage
     if (this.#stage) this.#stage.receive(this, message)
     else this.refuse(message, `no recorded session begins with ${label(message)}`)
   }
@@ -409,7 +411,7 @@ interface Lane {
 
 /** A recorded conversation, played to whoever has the client's part. */
 class Stage {
-  readonly #era: Conversation['era']
+  readonly era: Conversation['era']
   readonly #entries: readonly Entry[]
   readonly #isStrict: boolean
   /** One with `strict`, one for each of the client's messages with `call`. */
@@ -420,7 +422,7 @@ class Stage {
   #serial = 0
 
   constructor({ era, entries }: Conversation, isStrict: boolean) {
-    this.#era = era
+    this.era = era
     this.#entries = entries
     this.#isStrict = isStrict
     if (isStrict) this.#lanes.add({ steps: entries, at: 0 })
@@ -481,7 +483,7 @@ class Stage {
   /** With `strict`: the one entry that may come now, if any is left. */
   #next(message: Message): Entry[] {
     // A client of 2026-07-28 may cancel by closing a stream, which comes when it comes.
-    const isLegacy = this.#era === 'legacy'
+    const isLegacy = this.era === 'legacy'
     const isOrdered = (it: Entry) => isOwn(it) || (isLegacy && it.from === 'client' && it.kind !== 'response')
     const entry = this.#entries.find((it) => isOrdered(it) && !this.#isDue(it, this.#came.get(it.owner)))
     if (!entry) return []
@@ -600,7 +602,8 @@ export async function rerun(options: RerunOptions): Promise<Difference[]> {
   if (!(timeout > 0)) throw new TypeError(`rerun: expected timeout, milliseconds above 0, got ${show(timeout)}`)
   const isIgnored = ignoring(options.ignore ?? [])
   const conversations = await readRecording(file, session)
-  const app = createProxy({ drainTimeout: LAST_WORD })
+  // What is without an answer in the end has been given up already.
+  const app = createProxy({ drainTimeout: 1_000 })
   let accept!: Accept
   await app.listen(upstream, (it) => {
     accept = it
@@ -614,9 +617,6 @@ export async function rerun(options: RerunOptions): Promise<Difference[]> {
     await app.close({ urgent: signal?.aborted })
   }
 }
-
-/** What is still without an answer then has been given up already, in milliseconds. */
-const LAST_WORD = 1_000
 
 function ignoring(patterns: readonly string[]): Terms['isIgnored'] {
   if (!Array.isArray(patterns) || !patterns.every((it) => typeof it === 'string' && it !== '')) {
@@ -676,13 +676,22 @@ class Rerun {
 
   /** Resolves when a message of the server's has come, or will not. */
   async #due(entry: Entry): Promise<void> {
-    const { result, error, params } = entry.value
+    const { session, owner, value } = entry
+    const { result, error, params = {} } = value
+    // Where a request was answered otherwise, what else was said of it may not come either.
+    const isChanged = () => this.#differences.some(({ line }) => line === owner?.outcome?.line)
     let isLate = false
     const timer = setTimeout(() => {
       isLate = true
       this.#wake()
     }, this.#terms.timeout)
-    while (this.#failure === undefined && !isLate && !this.#isSettled(entry)) {
+    while (
+      this.#failure === undefined &&
+      !isLate &&
+      !this.#came.has(entry) &&
+      !this.#over.has(session) &&
+      !isChanged()
+    ) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve
       })
@@ -691,17 +700,7 @@ class Rerun {
     if (this.#failure !== undefined) throw this.#failure
     if (this.#came.has(entry)) return
     this.#came.set(entry, undefined)
-    this.#differ(entry, { path: '', expected: result ?? error ?? params ?? {}, came: undefined })
-  }
-
-  /** It has come, or will not: where a request was answered otherwise, what else was said of it may not come either. */
-  #isSettled(entry: Entry): boolean {
-    const { session, owner } = entry
-    return (
-      this.#came.has(entry) ||
-      this.#over.has(session) ||
-      this.#differences.some(({ line }) => line === owner?.outcome?.line)
-    )
+    this.#differ(entry, { path: '', expected: result ?? error ?? params, came: undefined })
   }
 
   async #say(entry: Entry): Promise<void> {
@@ -753,7 +752,7 @@ class Rerun {
     const entry = open.find(({ value }) => !misfit(value, message, this.#handles)) ?? open[0]
     if (entry) {
       this.#came.set(entry, message)
-      for (const it of compare(contentOf(entry.value), contentOf(message), this.#handles)) this.#differ(entry, it)
+      for (const it of compare(entry.value, message, this.#handles)) this.#differ(entry, it)
     } else if (kindOf(message) !== 'response') this.#unexpected(session, message)
     this.#wake()
   }
@@ -775,10 +774,6 @@ class Rerun {
     const it = { line, session, method: String(about.method), name: nameOf(about), path, expected, came }
     if (!this.#terms.isIgnored(it)) this.#differences.push(it)
   }
-}
-
-function contentOf({ params, result, error }: Message): object {
-  return { params, result, error }
 }
 
 /**

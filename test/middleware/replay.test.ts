@@ -262,6 +262,25 @@ describe.each(['strict', 'call'] as const)('as the server (%s)', (match) => {
     }
   })
 
+  test('a client that has asked for the era first begins no other session', async () => {
+    const discover = { id: 'd', method: 'server/discover' }
+    const unknown = { id: 'd', error: { code: -32601, message: 'Method not found' } }
+    const session = (it: string): Said[] => [
+      ['client', discover],
+      ['server', unknown],
+      ...opening,
+      ['client', call(1, 'a')],
+      ['server', text(1, it)],
+    ]
+    await written(session('one'), session('two'))
+    const upstream = replay({ file, match })
+    for (const it of ['one', 'two']) {
+      const { say } = await played({}, upstream)
+      expect(await say(discover)).toEqual([unknown])
+      expect(await say(initialize(), call(1, 'a'))).toEqual([welcome(), text(1, it)])
+    }
+  })
+
   test('what was masked may be anything', async () => {
     const args = { token: '[masked]', header: 'Bearer [masked], x' }
     await written([...opening, ['client', call(1, 'a', args)], ['server', text(1, 'A')]])
