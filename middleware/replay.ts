@@ -547,8 +547,7 @@ class Stage {
   #giveUp(run: Run): void {
     const { entry, wire, message } = run
     const { value, outcome, line } = entry
-    const isCancelled = this.#entries.some((it) => it.value.method === CANCELLED && it.of === entry)
-    if (isOver(run) || outcome || isCancelled || value.method === LISTEN) return
+    if (isOver(run) || outcome || value.method === LISTEN) return
     wire.runs.delete(message.id)
     wire.refuse(message, `the recording ends before the answer to ${label(value)} (line ${line})`)
   }

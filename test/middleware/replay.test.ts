@@ -591,9 +591,12 @@ describe('recordings that are none', () => {
         session: 's',
       },
     ]
-    await writeFile(file, lines.map((it) => JSON.stringify(it).replaceAll('":', '" : ')).join('\r\n\n'))
+    const ping = { id: 1, method: 'ping' }
+    const after = { type: 'message', session: 's', from: 'server', message: { jsonrpc: '2.0', ...ping }, more: 1 }
+    const spaced = lines.map((it) => JSON.stringify(it).replaceAll('":', '" : '))
+    await writeFile(file, [...spaced, JSON.stringify(after)].join('\r\n\n'))
     const { say } = await played()
-    expect(await say(initialize(5))).toEqual([welcome(5)])
+    expect(await say(initialize(5))).toEqual([welcome(5), ping])
   })
 })
 
@@ -732,6 +735,17 @@ describe('as the client', () => {
     })
     expect(await held(makes)).toEqual([])
     expect(states).toEqual(['new'])
+  })
+
+  test('what a server has not said that leaves is a difference', async () => {
+    const changed = { method: 'notifications/tools/list_changed' }
+    await written([...opening, ['client', { method: 'notifications/initialized' }], ['server', changed]])
+    const wire = new HandWire()
+    wire.sending = (text) => {
+      const { id, method } = JSON.parse(text)
+      queueMicrotask(() => (method === 'initialize' ? wire.say(welcome(id)) : wire.onclose?.()))
+    }
+    expect(await held(() => wire)).toEqual([{ line: 5, session, ...changed, path: '', expected: {}, came: undefined }])
   })
 
   test('a server that cannot be reached is an error', async () => {
