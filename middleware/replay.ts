@@ -25,8 +25,8 @@ export interface ReplayOptions extends Source {
   /**
    * `strict`: requests and notifications must come in the recorded order, equal in method and params; the server's
    * messages go in the recorded order, each once all that the client had said before it has come. `call`: in any order;
-   * each request gets the first recorded exchange of its method and params that was not taken yet, else the last. `_meta` and ids may
-   * differ, and so may the params of `initialize`. @default 'strict'
+   * each request gets the first recorded exchange of its method and params that was not taken yet, else the last of them.
+   * `_meta` and ids may differ, and so may the params of `initialize`. @default 'strict'
    */
   match?: 'strict' | 'call'
 }
@@ -525,15 +525,15 @@ class Stage {
     const { message, wire, entry } = run
     const { kind, value, related } = step
     const { id } = message
-    const token = metaOf(message)?.progressToken
+    const [recorded, token] = [entry.value, message].map((it) => metaOf(it)?.progressToken)
+    const isNew = recorded !== undefined && token !== undefined
     if (kind === 'response' && isOver(run)) return
     const text = renewed(step, this.#handles, (it) => {
       const { method, params = {} } = it
       const meta = metaOf(it)
       if (meta?.[SUBSCRIPTION] !== undefined) meta[SUBSCRIPTION] = id
       if (method === CANCELLED && step.of === entry) params.requestId = id
-      const isOurs = method === PROGRESS && params.progressToken === metaOf(entry.value)?.progressToken
-      if (isOurs && token !== undefined) params.progressToken = token
+      if (method === PROGRESS && isNew && params?.progressToken === recorded) params.progressToken = token
       if (kind === 'response') it.id = id
       // The recorded id, unless a request of that id still waits.
       if (kind === 'request' && wire.asked.has(value.id)) it.id = `replay-${++this.#serial}`
