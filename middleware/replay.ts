@@ -1,32 +1,34 @@
-import { createReadStream } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import {
   type Accept,
   createProxy,
   type Frame,
-  type FrameMeta,
   glob,
   proxyError,
   RpcError,
+  rewriteText,
   type Side,
   type Upstream,
   type UpstreamFactory,
   type Wire,
 } from 'open-mcp-proxy'
 
-export interface ReplayOptions {
+/** Which recording: what `replay` and `rerun` have in common. */
+interface Source {
   /** What `record` wrote: a path. */
   file: string
-  /** The one session to take, by its id or by its place in the file, from 1. @default all of them */
+  /** The one session to take, by its id or by its place in the file, from 1. @default all, one after the other */
   session?: string | number
+}
+
+export interface ReplayOptions extends Source {
   /**
    * `strict`: requests and notifications must come in the recorded order, equal in method and params; the server's
    * messages go in the recorded order, each once all that the client had said before it has come. `call`: in any order;
-   * each request gets the first recorded exchange of its method and params that was not taken yet. `_meta` and ids may
-   * differ, and so may the params of `initialize`. @default 'strict'
+   * each request gets the first recorded exchange of its method and params that was not taken yet, else the last of them.
+   * `_meta` and ids may differ, and so may the params of `initialize`. @default 'strict'
    */
   match?: 'strict' | 'call'
-  /** With `call`: gives a request that comes more often than it was recorded the last of its exchanges again. @default true */
-  repeat?: boolean
 }
 
 /**
@@ -38,20 +40,19 @@ export interface ReplayOptions {
  * @example createProxy().use(logger()).listen(replay({ file: 'session.jsonl', match: 'call' }))
  */
 export function replay(options: ReplayOptions): UpstreamFactory {
-  const { file, session, match = 'strict', repeat = true } = checked('replay', options)
+  const { file, session, match = 'strict' } = checked('replay', options)
   if (match !== 'strict' && match !== 'call') {
     throw new TypeError(`replay: expected match "strict" or "call", got ${show(match)}`)
   }
-  if (typeof repeat !== 'boolean') throw new TypeError(`replay: expected repeat true or false, got ${show(repeat)}`)
-  let theatre: Promise<Theatre> | undefined
+  let enter: Promise<Enter> | undefined
   return async function replay(_session, ...more: unknown[]) {
     if (more.length > 0) throw new TypeError('replay: expected listen(replay(…)), it is an upstream and no middleware')
-    theatre ??= readRecording(file, session).then((read) => new Theatre(read, match, repeat))
-    return new ServerWire(await theatre)
+    enter ??= readRecording(file, session).then((recording) => stages(recording, match === 'strict'))
+    return new ServerWire(await enter)
   }
 }
 
-function checked<T extends { file: string; session?: string | number }>(name: string, options: T): T {
+function checked<T extends Source>(name: string, options: T): T {
   const { file, session } = options ?? {}
   if (typeof file !== 'string' || file === '') throw new TypeError(`${name}: expected file, a path, got ${show(file)}`)
   if (session !== undefined && typeof session !== 'string' && !(Number.isInteger(session) && session > 0)) {
@@ -64,7 +65,6 @@ function checked<T extends { file: string; session?: string | number }>(name: st
 
 type Id = string | number
 type Values = Record<string, unknown>
-type Path = readonly (string | number)[]
 
 interface Message {
   id?: Id
@@ -76,28 +76,22 @@ interface Message {
 
 /** A recorded message, and how it hangs together with others. */
 interface Entry {
+  /** Of the file: its place in the conversation. */
   readonly line: number
-  readonly seq: number
   readonly session: string
   readonly from: Side
   readonly kind: 'request' | 'notification' | 'response'
   /** The JSON text, as it came. */
   readonly text: string
   readonly value: Message
+  /** The client's request on whose HTTP stream it came. */
   readonly related?: Id
-  /** Its place in the conversation. */
-  at: number
   /** Of a response: its request. Of `notifications/cancelled`: what is cancelled. */
   of?: Entry
-  /** Of a request. */
+  /** Of a request: its response. */
   outcome?: Entry
-  isCancelled?: boolean
-  /** Of a server's message, and of an answer to it: the client's message that it belongs to. */
+  /** The client's message that it belongs to, if it is not one of the client's own. */
   owner?: Entry
-  /** It says itself to what it belongs; else that is a guess. */
-  isTied?: boolean
-  /** Of a server's message: the request or notification that the client had said last. */
-  cause?: Entry
 }
 
 /** Messages that have to do with one another, in the order in which they came. */
@@ -106,17 +100,13 @@ interface Conversation {
   readonly entries: readonly Entry[]
 }
 
-/** What a recording holds. */
-export interface Recording {
-  /** A session of its own for each legacy client, then all that was recorded of 2026-07-28. */
-  readonly conversations: readonly Conversation[]
-}
+/** What a recording holds: a conversation for each legacy client, then all that was recorded of 2026-07-28. */
+export type Recording = readonly Conversation[]
 
-/** A line that is longer is no message that any proxy would have taken. */
-const MAX_LINE = 64 << 20
 const MASK = '[masked]'
 const SUBSCRIPTION = 'io.modelcontextprotocol/subscriptionId'
 const CANCELLED = 'notifications/cancelled'
+const PROGRESS = 'notifications/progress'
 const DISCOVER = 'server/discover'
 const LISTEN = 'subscriptions/listen'
 
@@ -128,78 +118,50 @@ export async function readRecording(file: string, session?: string | number): Pr
   const sessions = new Map<string, Entry[]>()
   let line = 0
   try {
-    for await (const text of linesOf(file)) {
+    for (const text of (await readFile(file, 'utf8')).split('\n')) {
       line++
       if (text.trim() !== '') readLine(text, line, sessions)
     }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
-    if (code !== undefined) throw new Error(`${file}: could not be read: ${code}`, { cause: error })
-    throw new Error(`${file}: line ${error instanceof LineError ? line : line + 1}: ${message}`)
+    const wrong = error instanceof SyntaxError ? 'expected JSON, got what does not parse (was it cut off?)' : message
+    const what = code === undefined ? `line ${line}: ${wrong}` : `could not be read: ${code}`
+    throw new Error(`${file}: ${what}`, { cause: error })
   }
   if (sessions.size === 0) throw new Error(`${file}: expected a recording, got no session`)
-  return { conversations: conversationsOf(chosen(file, sessions, session)) }
-}
-
-class LineError extends Error {}
-
-async function* linesOf(file: string): AsyncGenerator<string> {
-  let parts: Buffer[] = []
-  let size = 0
-  for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) {
-    let from = 0
-    for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, from)) {
-      parts.push(chunk.subarray(from, end))
-      yield Buffer.concat(parts).toString()
-      parts = []
-      size = 0
-      from = end + 1
-    }
-    parts.push(chunk.subarray(from))
-    size += chunk.length - from
-    if (size > MAX_LINE) throw new Error(`expected at most ${MAX_LINE} bytes, got more`)
-  }
-  if (size > 0) yield Buffer.concat(parts).toString()
+  return conversationsOf(chosen(file, sessions, session))
 }
 
 function readLine(text: string, line: number, sessions: Map<string, Entry[]>): void {
-  let it: Values
-  try {
-    it = JSON.parse(text) as Values
-  } catch {
-    throw new LineError('expected JSON, got what does not parse (was it cut off?)')
-  }
+  const it = JSON.parse(text) as Values
   if (it?.type === 'session') {
-    if (it.version !== 1) throw new LineError(`expected version 1 of the format, got ${show(it.version)}`)
-    if (typeof it.session !== 'string') throw new LineError(`expected a session's id, got ${show(it.session)}`)
+    if (it.version !== 1) throw new Error(`expected version 1 of the format, got ${show(it.version)}`)
+    if (typeof it.session !== 'string') throw new Error(`expected a session's id, got ${show(it.session)}`)
     if (!sessions.has(it.session)) sessions.set(it.session, [])
     return
   }
-  if (it?.type !== 'message') throw new LineError(`expected type "session" or "message", got ${show(it?.type)}`)
+  if (it?.type !== 'message') throw new Error(`expected type "session" or "message", got ${show(it?.type)}`)
   const entries = sessions.get(it.session as string)
-  if (!entries) throw new LineError('expected the first line of its session before it, got none')
-  const { seq, session, from, related } = it as unknown as Entry
-  if (from !== 'client' && from !== 'server') {
-    throw new LineError(`expected from "client" or "server", got ${show(from)}`)
-  }
+  if (!entries) throw new Error('expected the first line of its session before it, got none')
+  const { session, from, related } = it as unknown as Entry
+  if (from !== 'client' && from !== 'server') throw new Error(`expected from "client" or "server", got ${show(from)}`)
   const value = it.message as Message
-  const kind = kindOf(value)
-  entries.push({ line, seq, session, from, kind, related, value, text: rawOf(text, it), at: 0 })
+  entries.push({ line, session, from, kind: kindOf(value), related, value, text: rawOf(text, it) })
 }
 
 function kindOf(value: Message): Entry['kind'] {
   const isId = ['string', 'number'].includes(typeof value?.id)
   if (typeof value?.method === 'string') return isId ? 'request' : 'notification'
-  if (isObject(value) && (isObject(value.result) || isObject(value.error))) return 'response'
-  throw new LineError('expected a JSON-RPC message, got something else')
+  if (typeof (value?.result ?? value?.error) === 'object') return 'response'
+  throw new Error('expected a JSON-RPC message, got something else')
 }
 
+const HEAD = /^\{(?:"\w+":(?:"[^"\\]*"|[-+.\de]+),)+"message":/
+
 /** The bytes of the message, where it stands last, behind plain values: as `record` writes it. */
-function rawOf(text: string, { message, ...head }: Values): string {
-  const start = text.indexOf(',"message":')
-  const isPlain = Object.values(head).every((it) => typeof it !== 'object')
-  if (start < 0 || !isPlain || !text.startsWith('{"type"')) return JSON.stringify(message)
-  return text.slice(start + ',"message":'.length, text.lastIndexOf('}'))
+function rawOf(text: string, it: Values): string {
+  const [head] = (Object.keys(it).at(-1) === 'message' && HEAD.exec(text)) || []
+  return head === undefined ? JSON.stringify(it.message) : text.slice(head.length, text.lastIndexOf('}'))
 }
 
 function chosen(file: string, sessions: Map<string, Entry[]>, wanted: string | number | undefined): Entry[][] {
@@ -211,172 +173,134 @@ function chosen(file: string, sessions: Map<string, Entry[]>, wanted: string | n
 }
 
 /** Over HTTP each request of 2026-07-28 is a session of its own: they make sense together only. */
-function conversationsOf(sessions: Entry[][]): Conversation[] {
+function conversationsOf(sessions: Entry[][]): Recording {
   const isLegacy = (entries: Entry[]) => entries.some(({ value }) => value.method === 'initialize')
-  const legacy = sessions.filter(isLegacy)
   const modern = sessions.filter((it) => !isLegacy(it)).flat()
-  const all: Conversation[] = legacy.map((entries) => ({ era: 'legacy', entries }))
+  for (const entries of sessions) link(entries)
+  const all: Conversation[] = sessions.filter(isLegacy).map((entries) => ({ era: 'legacy', entries }))
   if (modern.length > 0) all.push({ era: 'modern', entries: modern.sort((a, b) => a.line - b.line) })
-  for (const { entries } of all) link(entries)
   return all
 }
 
-/** Finds out what answers what, and to which message of the client's each of the server's belongs. */
+/** Finds out what answers what, and to which message of the client's each of the others belongs. */
 function link(entries: readonly Entry[]): void {
-  const requests = new Map<string, Entry>()
-  const tokens = new Map<string, Entry>()
-  const waiting = new Map<string, Set<Entry>>()
-  const last = new Map<string, Entry>()
-  let cause: Entry | undefined
-  const keyOf = (session: string, from: Side, id: unknown) => JSON.stringify([session, from, id])
-  for (const [at, entry] of entries.entries()) {
-    const { session, from, kind, value } = entry
-    const far = from === 'client' ? 'server' : 'client'
-    const open = waiting.get(session) ?? new Set()
-    waiting.set(session, open)
-    entry.at = at
-    entry.cause = from === 'server' ? cause : undefined
-    if (kind === 'response') {
-      entry.of = requests.get(keyOf(session, far, value.id))
-      if (entry.of) entry.of.outcome ??= entry
-      entry.owner = from === 'server' ? entry.of : entry.of?.owner
-      entry.isTied = true
-      if (entry.of) open.delete(entry.of)
+  const requests = { client: new Map<unknown, Entry>(), server: new Map<unknown, Entry>() }
+  const tokens = new Map<unknown, Entry>()
+  /** The client's requests that have no answer yet, and its message that came last. */
+  const open = new Set<Entry>()
+  let last: Entry | undefined
+  for (const entry of entries) {
+    const { from, kind, related, value } = entry
+    const { id, method, params } = value
+    const [near, far] = from === 'client' ? [requests.client, requests.server] : [requests.server, requests.client]
+    if (kind === 'response') entry.of = far.get(id)
+    if (method === CANCELLED) entry.of = near.get(params?.requestId) ?? far.get(params?.requestId)
+    if (kind === 'request') near.set(id, entry)
+    if (isOwn(entry)) {
+      last = entry
+      if (kind === 'request') open.add(entry)
+      const token = metaOf(value)?.progressToken
+      if (token !== undefined) tokens.set(token, entry)
       continue
     }
-    if (kind === 'request') requests.set(keyOf(session, from, value.id), entry)
-    if (value.method === CANCELLED) {
-      const id = value.params?.requestId
-      entry.of = requests.get(keyOf(session, from, id)) ?? requests.get(keyOf(session, far, id))
+    const { of } = entry
+    if (of) {
+      open.delete(of)
+      if (kind === 'response') of.outcome ??= entry
+      entry.owner = isOwn(of) ? of : of.owner
+    } else if (from === 'server' && kind !== 'response') {
+      const said =
+        method === PROGRESS ? tokens.get(params?.progressToken) : far.get(metaOf(value)?.[SUBSCRIPTION] ?? related)
+      // Where it does not say what it belongs to, that is a guess.
+      entry.owner = said ?? [...open].at(-1) ?? last
     }
-    if (from === 'server') {
-      const { params, method } = value
-      const meta = params?._meta as Values | undefined
-      const id = meta?.[SUBSCRIPTION] ?? entry.related
-      const tied =
-        method === CANCELLED && entry.of
-          ? (entry.of.owner ?? entry.of)
-          : method === 'notifications/progress'
-            ? tokens.get(keyOf(session, 'client', params?.progressToken))
-            : requests.get(keyOf(session, 'client', id))
-      entry.isTied = tied !== undefined
-      entry.owner = tied ?? [...open].at(-1) ?? last.get(session)
-      continue
-    }
-    if (entry.of) {
-      entry.of.isCancelled = true
-      open.delete(entry.of)
-      continue
-    }
-    last.set(session, entry)
-    cause = entry
-    if (kind !== 'request') continue
-    open.add(entry)
-    const token = (value.params?._meta as Values | undefined)?.progressToken
-    if (token !== undefined) tokens.set(keyOf(session, 'client', token), entry)
   }
 }
 
-function isObject(value: unknown): value is Values {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function isCancelling({ from, value, of }: Entry): boolean {
-  return from === 'client' && value.method === CANCELLED && of !== undefined
-}
-
-function isOwnMessage({ from, kind, value }: Entry): boolean {
+/** Whether the client says it of its own accord. */
+function isOwn({ from, kind, value }: Entry): boolean {
   return from === 'client' && kind !== 'response' && value.method !== CANCELLED
+}
+
+function metaOf({ params, result }: Message): Values | undefined {
+  return (params ?? result)?._meta as Values | undefined
 }
 
 // --- comparing --------------------------------------------------------------------------------------------------
 
 interface Unlike {
-  path: Path
+  /** `result.content[0].text` */
+  path: string
   expected: unknown
   came: unknown
+  isHandle: boolean
 }
+
+/** What one end makes up and the other gives back as it is. */
+const HANDLES = new Set(['requestState', 'nextCursor', 'taskId'])
+/** When a task was made and changed (2025-11-25, basic/utilities/tasks) is never the same again. */
+const TIMES = new Set(['createdAt', 'lastUpdatedAt'])
+const TIME = /^\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)$/
+
+/** What a handle was when it was recorded, and what it is now. */
+type Handles = Map<unknown, string>
 
 /** Where two JSON values differ. What was masked is like anything. */
-function* unlike(expected: unknown, came: unknown, path: Path = []): Generator<Unlike> {
-  if (Array.isArray(expected) && Array.isArray(came)) {
-    const length = Math.max(expected.length, came.length)
-    for (let at = 0; at < length; at++) yield* unlike(expected[at], came[at], [...path, at])
-  } else if (isObject(expected) && isObject(came)) {
-    for (const key of new Set([...Object.keys(expected), ...Object.keys(came)])) {
-      const [a, b] = [expected, came].map((it) => (Object.hasOwn(it, key) ? it[key] : undefined))
-      yield* unlike(a, b, [...path, key])
-    }
-  } else if (expected !== came && !isMasked(expected, came) && !isTime(path.at(-1), expected, came)) {
-    yield { path, expected, came }
+function unlike(expected: unknown, came: unknown, path = '', key = ''): Unlike[] {
+  if (expected === came || isMasked(expected, came)) return []
+  if (!isObject(expected) || !isObject(came) || Array.isArray(expected) !== Array.isArray(came)) {
+    const isText = typeof expected === 'string' && typeof came === 'string'
+    if (isText && TIMES.has(key) && TIME.test(expected) && TIME.test(came)) return []
+    return [{ path, expected, came, isHandle: isText && HANDLES.has(key) }]
   }
+  return [...new Set([...Object.keys(expected), ...Object.keys(came)])].flatMap((key) => {
+    const [a, b] = [expected, came].map((it) => (Object.hasOwn(it, key) ? it[key] : undefined))
+    return unlike(a, b, Array.isArray(expected) ? `${path}[${key}]` : path === '' ? key : `${path}.${key}`, key)
+  })
 }
 
-/** When a task was made and changed (2025-11-25, basic/utilities/tasks) is never the same again. */
-function isTime(key: unknown, ...values: unknown[]): boolean {
-  return (
-    (key === 'createdAt' || key === 'lastUpdatedAt') &&
-    values.every((it) => typeof it === 'string' && /^\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)$/.test(it))
-  )
+function isObject(value: unknown): value is Values {
+  return typeof value === 'object' && value !== null
 }
 
 function isMasked(expected: unknown, came: unknown): boolean {
-  if (typeof expected !== 'string' || !expected.includes(MASK)) return false
   if (expected === MASK) return came !== undefined
-  if (typeof came !== 'string') return false
-  const parts = expected.split(MASK)
-  const end = parts.pop() as string
-  let at = 0
-  for (const [index, part] of parts.entries()) {
-    const found = came.indexOf(part, at)
-    if (found < 0 || (index === 0 && found > 0)) return false
-    at = found + part.length
-  }
-  return came.length - at >= end.length && came.endsWith(end)
+  if (typeof expected !== 'string' || typeof came !== 'string' || !expected.includes(MASK)) return false
+  const parts = expected.split(MASK).map((it) => it.replace(/[^\p{L}\p{N}]/gu, '\\$&'))
+  return glob(parts.join('*'))(came)
 }
 
-/** What one end makes up and the other gives back as it is: what it was when it was recorded, and what it is now. */
-type Handles = Map<string, string>
-
-const HANDLES = new Set<unknown>(['requestState', 'nextCursor', 'taskId'])
-
-function isHandle({ path, expected, came }: Unlike): boolean {
-  return HANDLES.has(path.at(-1)) && typeof expected === 'string' && typeof came === 'string'
-}
-
-function learn(handles: Handles, recorded: Message, came: Message): void {
-  for (const it of unlike(recorded, came)) if (isHandle(it)) handles.set(it.expected as string, it.came as string)
-}
-
-/** The text of a message with the handles of now. */
-function withHandles({ text, value }: Entry, handles: Handles): string {
-  if (handles.size === 0) return text
-  let isChanged = false
-  const changed = JSON.stringify(value, (_, it) => {
-    const now = typeof it === 'string' ? handles.get(it) : undefined
-    if (now !== undefined) isChanged = true
-    return now ?? it
+/** Where what came is not what was recorded; learns the handles in it. */
+function compare(expected: Message, came: Message, handles: Handles): Unlike[] {
+  const [a, b] = [expected, came].map(({ params, result, error }) => ({ params, result, error }))
+  return unlike(a, b).filter((it) => {
+    if (it.isHandle) handles.set(it.expected, it.came as string)
+    return !it.isHandle
   })
-  return isChanged ? changed : text
 }
 
 /** The first place where what came is not what was recorded: by method and params, without `_meta`. */
 function misfit(expected: Message, came: Message, handles: Handles): Unlike | undefined {
-  if (expected.method !== came.method) return { path: ['method'], expected: expected.method, came: came.method }
-  if (came.method === 'initialize') return undefined
-  const [a, b] = [expected, came].map(({ params }) => ({ ...params, _meta: undefined }))
-  for (const it of unlike(a, b, ['params'])) {
-    const known = handles.get(it.expected as string)
+  const isFree = came.method === 'initialize'
+  const [a, b] = [expected, came].map(({ method, params }) => {
+    return { method, params: isFree ? {} : { ...params, _meta: undefined } }
+  })
+  return unlike(a, b).find((it) => {
+    const known = handles.get(it.expected)
     // What a notification names for the first time is the sender's own to name.
-    const isNew = known === undefined && isHandle(it) && came.id === undefined
-    if (!isNew && (known === undefined || known !== it.came)) return it
-  }
-  return undefined
+    return known === undefined ? came.id !== undefined || !it.isHandle : known !== it.came
+  })
 }
 
-/** `result.content[0].text` */
-function dotted(path: Path): string {
-  return path.map((it, at) => (typeof it === 'number' ? `[${it}]` : at === 0 ? it : `.${it}`)).join('')
+/** The text of a message with the handles of now, and with what `change` does to it. */
+function renewed({ text }: Entry, handles: Handles, change: (message: Message) => void): Buffer {
+  const message = JSON.parse(text, (_, it) => handles.get(it) ?? it) as Message
+  change(message)
+  return Buffer.from(rewriteText(text, message))
+}
+
+function parsed(frame: Frame): Message {
+  return JSON.parse(new TextDecoder().decode(frame)) as Message
 }
 
 function show(value: unknown): string {
@@ -394,107 +318,38 @@ function label(message: Message): string {
   return name === undefined ? String(message.method) : `${message.method} ${show(name)}`
 }
 
-// --- JSON text --------------------------------------------------------------------------------------------------
-
-/** The text with another value where a path of keys leads, if it leads anywhere. */
-function spliced(text: string, path: readonly string[], value: string): string {
-  let [start, end] = [text.indexOf('{'), text.length]
-  for (const key of path) {
-    if (text[start] !== '{') return text
-    const found = memberOf(text, start, key)
-    if (!found) return text
-    ;[start, end] = found
-  }
-  return text.slice(0, start) + value + text.slice(end)
-}
-
-const SPACE = /\s*/y
-
-function skipSpace(text: string, at: number): number {
-  SPACE.lastIndex = at
-  SPACE.test(text)
-  return SPACE.lastIndex
-}
-
-/** Where the string that begins at `at` ends. */
-function stringEnd(text: string, at: number): number {
-  let end = text.indexOf('"', at + 1)
-  for (;;) {
-    let slashes = 0
-    while (text[end - 1 - slashes] === '\\') slashes++
-    if (slashes % 2 === 0) return end + 1
-    end = text.indexOf('"', end + 1)
-  }
-}
-
-/** Start and end of the value of a key in the object that begins at `at`. */
-function memberOf(text: string, at: number, wanted: string): [start: number, end: number] | undefined {
-  let depth = 0
-  let found = -1
-  for (let next = at; next < text.length; ) {
-    const char = text[next]
-    if (char === '"') {
-      const end = stringEnd(text, next)
-      const colon = skipSpace(text, end)
-      const isKey = depth === 1 && found < 0 && text[colon] === ':'
-      const isWanted = isKey && JSON.parse(text.slice(next, end)) === wanted
-      next = isKey ? skipSpace(text, colon + 1) : end
-      if (isWanted) found = next
-      continue
-    }
-    if (char === '{' || char === '[') depth++
-    if (char === '}' || char === ']') depth--
-    if (found >= 0 && next > found && ((depth === 1 && char === ',') || depth === 0)) {
-      return [found, found + text.slice(found, next).trimEnd().length]
-    }
-    if (depth === 0) return undefined
-    next++
-  }
-  return undefined
-}
-
 // --- as the server ----------------------------------------------------------------------------------------------
 
-/** A client's message that came, and what the recording has to say to it. */
+/** A client's message that came, and which of the recorded ones it is. */
 interface Run {
   readonly entry: Entry
   readonly wire: ServerWire
-  /** As this client wrote them: JSON texts. */
-  readonly id?: string
-  readonly token?: string
-  /** What is still to be said of it, with `call`. */
-  readonly steps: Entry[]
-  /** What else the client has said about it. */
-  readonly heard: Set<Entry>
-  /** It has its answer, or wants none any more. */
-  isOver: boolean
+  readonly message: Message
 }
 
-/** Where all clients of a replay find their part. */
-class Theatre {
-  readonly #legacy: Conversation[]
-  readonly #modern: Conversation | undefined
-  readonly #make: (conversation: Conversation) => Stage
-  #shared: Stage | undefined
-  #turn = 0
+/** Whether nobody waits for an answer to it any more. */
+function isOver({ wire, message }: Run): boolean {
+  return wire.runs.get(message.id)?.message !== message
+}
 
-  constructor({ conversations }: Recording, match: 'strict' | 'call', repeat: boolean) {
-    this.#legacy = conversations.filter(({ era }) => era === 'legacy')
-    this.#modern = conversations.find(({ era }) => era === 'modern')
-    this.#make = (it) => (match === 'strict' ? new StrictStage(it) : new CallStage(it, repeat))
-  }
+/** Where a client that begins with this message finds its part; undefined where no recorded one began so. */
+type Enter = (first: Message) => Stage | undefined
 
-  /** The stage for a client that begins with this message; undefined where no recorded one began so. */
-  enter({ method }: Message): Stage | undefined {
-    const next = this.#legacy[this.#turn % this.#legacy.length]
-    const begins = method === 'initialize' || next?.entries.find(isOwnMessage)?.value.method === method
-    if (next && (method === 'initialize' || (begins && !this.#modern))) {
-      this.#turn++
-      return this.#make(next)
+function stages(conversations: Recording, isStrict: boolean): Enter {
+  const legacy = conversations.filter(({ era }) => era === 'legacy')
+  const modern = conversations.find(({ era }) => era === 'modern')
+  let shared: Stage | undefined
+  let turn = 0
+  return ({ method }) => {
+    const next = legacy[turn % legacy.length]
+    const isLegacy = method === 'initialize' || (!modern && next?.entries.find(isOwn)?.value.method === method)
+    if (isLegacy && next) {
+      turn++
+      return new Stage(next, isStrict)
     }
-    if (method === 'initialize' || !this.#modern) return undefined
-    if (!this.#shared || this.#shared.isOver) this.#shared = this.#make(this.#modern)
-    return this.#shared
+    if (isLegacy || !modern) return undefined
+    if (!shared || shared.isOver) shared = new Stage(modern, isStrict)
+    return shared
   }
 }
 
@@ -505,327 +360,209 @@ class ServerWire implements Wire {
   onerror?: Wire['onerror']
   /** The server's requests that wait for the client's answer, by the id that they were sent with. */
   readonly asked = new Map<unknown, { run: Run; step: Entry }>()
-  /** The client's requests, by the JSON text of their ids. */
-  readonly runs = new Map<string, Run>()
+  /** The client's requests that wait for an answer. */
+  readonly runs = new Map<unknown, Run>()
   hasLeft = false
-  readonly #theatre: Theatre
-  readonly #out: { text: string; meta?: FrameMeta }[] = []
+  readonly #enter: Enter
   #stage: Stage | undefined
-  #paused = false
-  #serial = 0
 
-  constructor(theatre: Theatre) {
-    this.#theatre = theatre
+  constructor(enter: Enter) {
+    this.#enter = enter
   }
 
   start(): void {}
+  pause(): void {}
+  resume(): void {}
 
   send(frame: Frame): void {
-    const message = JSON.parse(new TextDecoder().decode(frame)) as Message
+    const message = parsed(frame)
     // A client that has asked for the era first may begin again.
-    if (!this.#stage || message.method === 'initialize') this.#stage = this.#theatre.enter(message) ?? this.#stage
+    const isAgain = message.method === 'initialize' && this.#stage?.era === 'modern'
+    if (!this.#stage || isAgain) this.#stage = this.#enter(message) ?? this.#stage
     if (this.#stage) this.#stage.receive(this, message)
-    else if (kindOf(message) === 'request') {
-      this.refuse(JSON.stringify(message.id), `no recorded session begins with ${label(message)}`)
-    }
+    else this.refuse(message, `no recorded session begins with ${label(message)}`)
   }
 
   async close(): Promise<void> {
     this.hasLeft = true
-    this.#out.length = 0
     this.#stage?.play()
   }
 
-  pause(): void {
-    this.#paused = true
+  say(frame: Frame, relatedRequestId?: Id): void {
+    queueMicrotask(() => {
+      if (!this.hasLeft) this.onframe?.(frame, { relatedRequestId })
+    })
   }
 
-  resume(): void {
-    this.#paused = false
-    this.#flush()
-  }
-
-  say(text: string, meta?: FrameMeta): void {
-    if (this.#out.push({ text, meta }) === 1) queueMicrotask(() => this.#flush())
-  }
-
-  refuse(id: string, detail: string): void {
+  refuse(message: Message, detail: string): void {
     const error = proxyError('upstream_bad_response', { detail })
-    this.say(`{"jsonrpc":"2.0","id":${id},"error":${JSON.stringify(error)}}`)
-  }
-
-  /** The recorded id, unless a request of that id still waits. */
-  idFor(step: Entry): Id {
-    const id = step.value.id as Id
-    return this.asked.has(id) ? `replay-${++this.#serial}` : id
-  }
-
-  #flush(): void {
-    while (!this.#paused && this.#out.length > 0) {
-      const { text, meta } = this.#out.shift() as { text: string; meta?: FrameMeta }
-      this.onframe?.(Buffer.from(text), meta)
-    }
+    if (kindOf(message) !== 'request') this.onerror?.(new Error(`replay: ${detail}`))
+    else this.say(Buffer.from(JSON.stringify({ jsonrpc: '2.0', id: message.id, error })))
   }
 }
 
-/** A recorded conversation, played to whoever has the client's part. */
-abstract class Stage {
-  protected readonly entries: readonly Entry[]
-  /** What the client has said. */
-  protected readonly came = new Map<Entry, Run>()
-  /** What is under way. */
-  protected readonly runs = new Set<Run>()
-  protected readonly handles: Handles = new Map()
+/** Messages that go in this order: the server's are said once all of the client's before them have come. */
+interface Lane {
+  /** With `call`: what they belong to. */
+  readonly run?: Run
+  readonly steps: readonly Entry[]
+  at: number
+}
 
-  constructor({ entries }: Conversation) {
-    this.entries = entries
+/** A recorded conversation, played to whoever has the client's part. */
+class Stage {
+  readonly era: Conversation['era']
+  readonly #entries: readonly Entry[]
+  readonly #isStrict: boolean
+  /** One with `strict`, one for each of the client's messages with `call`. */
+  readonly #lanes = new Set<Lane>()
+  /** What the client has said; undefined where it may as well not say it. */
+  readonly #came = new Map<Entry | undefined, Run | undefined>()
+  readonly #handles: Handles = new Map()
+  #serial = 0
+
+  constructor({ era, entries }: Conversation, isStrict: boolean) {
+    this.era = era
+    this.#entries = entries
+    this.#isStrict = isStrict
+    if (isStrict) this.#lanes.add({ steps: entries, at: 0 })
   }
 
   /** There is nothing left to play. */
-  abstract readonly isOver: boolean
-  /** Says all that can be said now. */
-  abstract play(): void
-  /** The entry that a request or notification is, or what was expected instead; undefined where it changes nothing. */
-  protected abstract take(message: Message, cancelled?: Run): Entry | string | undefined
-  /** What is to be said of a client's message that came. */
-  protected abstract stepsOf(entry: Entry): Entry[]
+  get isOver(): boolean {
+    return this.#isStrict && this.#lanes.size === 0
+  }
 
   receive(wire: ServerWire, message: Message): void {
-    const kind = kindOf(message)
-    if (kind === 'response') this.#answer(wire, message)
-    else {
-      const run = message.method === CANCELLED ? wire.runs.get(JSON.stringify(message.params?.requestId)) : undefined
-      const entry = this.take(message, run)
-      if (run) {
-        run.isOver = true
-        if (typeof entry === 'object') run.heard.add(entry)
-      }
-      if (typeof entry === 'object') this.#begin(wire, message, entry)
-      else if (entry === undefined) wire.runs.delete(run?.id ?? '')
-      else if (kind === 'request') wire.refuse(JSON.stringify(message.id), entry)
-      else wire.onerror?.(new Error(`replay: ${entry}`))
+    const { id, method, params } = message
+    if (kindOf(message) === 'response') {
+      const recorded = wire.asked.get(id)?.step.outcome
+      wire.asked.delete(id)
+      if (recorded) compare(recorded.value, message, this.#handles)
+    } else if (method === CANCELLED) {
+      // It waits for no answer, and need not give any.
+      for (const [key, { run }] of wire.asked) if (run === wire.runs.get(params?.requestId)) wire.asked.delete(key)
+      wire.runs.delete(params?.requestId)
+    } else {
+      const entry = this.#take(message)
+      if (typeof entry === 'string') wire.refuse(message, entry)
+      else this.#begin({ entry, wire, message })
     }
     this.play()
   }
 
-  #begin(wire: ServerWire, message: Message, entry: Entry): void {
-    const token = (message.params?._meta as Values | undefined)?.progressToken
-    const run: Run = {
-      entry,
-      wire,
-      id: JSON.stringify(message.id),
-      token: JSON.stringify(token),
-      steps: this.stepsOf(entry),
-      heard: new Set(),
-      isOver: entry.kind !== 'request',
+  #begin(run: Run): void {
+    const { entry, wire, message } = run
+    if (entry.kind === 'request') wire.runs.set(message.id, run)
+    compare(entry.value, message, this.#handles)
+    if (!this.#isStrict) {
+      // Said again, it brings nothing that may have had another reason.
+      const until = (this.#came.has(entry) && entry.outcome?.line) || Number.POSITIVE_INFINITY
+      this.#lanes.add({ run, steps: this.#entries.filter((it) => it.owner === entry && it.line <= until), at: 0 })
     }
-    if (run.id !== undefined) wire.runs.set(run.id, run)
-    learn(this.handles, entry.value, message)
-    this.came.set(entry, run)
-    this.runs.add(run)
+    this.#came.set(entry, run)
   }
 
-  #answer(wire: ServerWire, message: Message): void {
-    const asked = wire.asked.get(message.id)
-    wire.asked.delete(message.id)
-    const answer = asked?.step.outcome
-    if (!answer) return
-    asked.run.heard.add(answer)
-    learn(this.handles, answer.value, message)
+  /** The entry that a request or notification is, or what was expected instead. */
+  #take(message: Message): Entry | string {
+    const open = this.#isStrict ? this.#next(message) : this.#entries.filter(isOwn)
+    const fitting = open.filter((it) => it.kind === kindOf(message) && !misfit(it.value, message, this.#handles))
+    const entry = fitting.find((it) => !this.#came.has(it)) ?? fitting.at(-1)
+    if (entry) return entry
+    const got = label(message)
+    const alike = open.find(({ value }) => label(value) === got)
+    const nearest = alike ?? (this.#isStrict ? open[0] : undefined)
+    const end = this.#isStrict ? 'nothing more, the recording is at its end' : 'what was recorded'
+    const expected = `expected ${nearest ? `${label(nearest.value)} (line ${nearest.line})` : end}`
+    const wrong = alike && misfit(alike.value, message, this.#handles)
+    return wrong
+      ? `${expected} with ${wrong.path} ${show(wrong.expected)}, got ${show(wrong.came)}`
+      : `${expected}, got ${got}`
   }
 
-  protected say(run: Run, step: Entry): void {
-    const { id = 'null', token, wire, entry } = run
-    const { kind, value } = step
-    const recorded = withHandles(step, this.handles)
-    if (kind === 'response') {
-      const text = spliced(recorded, ['id'], id)
-      if (!run.isOver) wire.say(spliced(text, ['result', '_meta', SUBSCRIPTION], id))
-      run.isOver = true
-      return
+  /** With `strict`: the one entry that may come now, if any is left. */
+  #next(message: Message): Entry[] {
+    // A client of 2026-07-28 may cancel by closing a stream, which comes when it comes.
+    const isLegacy = this.era === 'legacy'
+    const isOrdered = (it: Entry) => isOwn(it) || (isLegacy && it.from === 'client' && it.kind !== 'response')
+    const entry = this.#entries.find((it) => isOrdered(it) && !this.#isDue(it, this.#came.get(it.owner)))
+    if (!entry) return []
+    if (entry.value.method !== DISCOVER || message.method === DISCOVER) return [entry]
+    // Who knows the server already need not ask (2026-07-28, server/discover), or asks a process of its own.
+    this.#came.set(entry, undefined)
+    return this.#next(message)
+  }
+
+  /** Says all that can be said now. */
+  play(): void {
+    for (const lane of this.#lanes) {
+      for (let step = lane.steps[lane.at]; step; step = lane.steps[++lane.at]) {
+        const run = lane.run ?? this.#came.get(step.owner)
+        if (!this.#isDue(step, run)) break
+        if (run && step.from === 'server') this.#say(run, step)
+      }
+      if (lane.at < lane.steps.length) continue
+      this.#lanes.delete(lane)
+      for (const run of lane.run ? [lane.run] : this.#came.values()) if (run) this.#giveUp(run)
     }
-    let text = spliced(recorded, ['params', '_meta', SUBSCRIPTION], id)
-    if (value.method === 'notifications/progress' && token !== undefined && step.isTied) {
-      text = spliced(text, ['params', 'progressToken'], token)
+  }
+
+  /** Of a client's message: whether it has come, or nobody waits for it. Of a server's: whether its reason has. */
+  #isDue(step: Entry, run: Run | undefined): boolean {
+    if (isOwn(step)) return this.#came.has(step)
+    if (!run || run.wire.hasLeft) return true
+    const { wire, entry } = run
+    if (step.from === 'client') {
+      if (step.kind !== 'response') return isOver(run)
+      return ![...wire.asked.values()].some((it) => it.run === run && it.step === step.of)
     }
-    if (value.method === CANCELLED && step.of === entry) text = spliced(text, ['params', 'requestId'], id)
-    if (kind === 'request') {
-      const own = wire.idFor(step)
-      wire.asked.set(own, { run, step })
-      if (own !== value.id) text = spliced(text, ['id'], JSON.stringify(own))
-    }
-    wire.say(text, step.related === undefined ? undefined : { relatedRequestId: JSON.parse(id) as Id })
+    // What comes on a listen stream has another cause: what the client had said last, most likely.
+    if (entry.value.method !== LISTEN) return true
+    return this.#came.has(this.#entries.findLast((it) => isOwn(it) && it.line < step.line))
+  }
+
+  #say(run: Run, step: Entry): void {
+    const { message, wire, entry } = run
+    const { kind, value, related } = step
+    const { id } = message
+    const [recorded, token] = [entry.value, message].map((it) => metaOf(it)?.progressToken)
+    const isNew = recorded !== undefined && token !== undefined
+    if (kind === 'response' && isOver(run)) return
+    const text = renewed(step, this.#handles, (it) => {
+      const { method, params = {} } = it
+      const meta = metaOf(it)
+      if (meta?.[SUBSCRIPTION] !== undefined) meta[SUBSCRIPTION] = id
+      if (method === CANCELLED && step.of === entry) params.requestId = id
+      if (method === PROGRESS && isNew && params?.progressToken === recorded) params.progressToken = token
+      if (kind === 'response') it.id = id
+      // The recorded id, unless a request of that id still waits.
+      if (kind === 'request' && wire.asked.has(value.id)) it.id = `replay-${++this.#serial}`
+      if (kind === 'request') wire.asked.set(it.id, { run, step })
+    })
+    if (kind === 'response') wire.runs.delete(id)
+    wire.say(text, related === undefined ? undefined : id)
   }
 
   /** The recording was cut off, or the server never answered. */
-  protected giveUp(run: Run): void {
-    const { entry, isOver, wire, id } = run
-    if (isOver || entry.outcome || entry.isCancelled || entry.value.method === LISTEN) return
-    run.isOver = true
-    wire.refuse(id as string, `the recording ends before the answer to ${label(entry.value)} (line ${entry.line})`)
-  }
-}
-
-/** As it was recorded, message by message. */
-class StrictStage extends Stage {
-  /** What the client has to say, in this order. */
-  readonly #parts: Entry[]
-  readonly #skipped = new Set<Entry>()
-  #next = 0
-  #at = 0
-
-  constructor(conversation: Conversation) {
-    super(conversation)
-    // A client of 2026-07-28 may cancel by closing a stream, which comes when it comes.
-    const isOrdered = conversation.era === 'legacy'
-    this.#parts = this.entries.filter((it) => isOwnMessage(it) || (isOrdered && isCancelling(it)))
-  }
-
-  get isOver(): boolean {
-    return this.#next === this.#parts.length && this.#at === this.entries.length
-  }
-
-  protected take(message: Message, cancelled?: Run): Entry | string | undefined {
-    const entry = this.#parts[this.#next]
-    if (message.method === CANCELLED && (entry?.value.method !== CANCELLED || entry.of !== cancelled?.entry)) {
-      return this.entries.find((it) => isCancelling(it) && it.of === cancelled?.entry)
-    }
-    // Who knows the server already need not ask (2026-07-28, server/discover), or asks a process of its own.
-    if (entry?.value.method === DISCOVER && message.method !== DISCOVER) {
-      this.#skipped.add(entry)
-      this.#next++
-      return this.take(message, cancelled)
-    }
-    const got = `got ${label(message)}`
-    if (!entry) return `expected nothing more, the recording is at its end, ${got}`
-    const expected = `expected ${label(entry.value)} (line ${entry.line})`
-    if (label(entry.value) !== label(message)) return `${expected}, ${got}`
-    const wrong = message.method === CANCELLED ? undefined : misfit(entry.value, message, this.handles)
-    if (wrong) return `${expected} with ${dotted(wrong.path)} ${show(wrong.expected)}, got ${show(wrong.came)}`
-    this.#next++
-    return entry
-  }
-
-  protected stepsOf(): Entry[] {
-    return []
-  }
-
-  play(): void {
-    for (; this.#at < this.entries.length; this.#at++) {
-      const step = this.entries[this.#at] as Entry
-      const run = step.owner && this.came.get(step.owner)
-      if (step.from === 'client' && !this.#hasCome(step)) return
-      if (step.from === 'server' && run && !run.wire.hasLeft) this.say(run, step)
-    }
-    for (const run of this.runs) this.giveUp(run)
-    this.runs.clear()
-  }
-
-  #hasCome(step: Entry): boolean {
-    if (isOwnMessage(step)) return this.came.has(step) || this.#skipped.has(step)
-    // What answers or cancels nothing that is known is not waited for.
-    const run = this.came.get((step.kind === 'response' ? step.of?.owner : step.of) as Entry)
-    return !run || run.wire.hasLeft || run.heard.has(step)
-  }
-}
-
-/** By method and arguments, in any order. */
-class CallStage extends Stage {
-  readonly isOver = false
-  readonly #repeat: boolean
-  /** By the client's message that they belong to: what the server says, and what else the client says. */
-  readonly #said = new Map<Entry | undefined, Entry[]>()
-  readonly #heard = new Map<Entry | undefined, Entry[]>()
-
-  constructor(conversation: Conversation, repeat: boolean) {
-    super(conversation)
-    this.#repeat = repeat
-    for (const it of this.entries) {
-      if (isOwnMessage(it)) continue
-      const lists = it.from === 'server' ? this.#said : this.#heard
-      const about = isCancelling(it) ? it.of : it.owner
-      const list = lists.get(about) ?? []
-      list.push(it)
-      lists.set(about, list)
-    }
-  }
-
-  protected take(message: Message, cancelled?: Run): Entry | string | undefined {
-    if (message.method === CANCELLED) {
-      const recorded = cancelled && this.#heard.get(cancelled.entry)?.find(isCancelling)
-      if (!recorded && cancelled) this.runs.delete(cancelled)
-      return recorded
-    }
-    const kind = kindOf(message)
-    let fitting: Entry | undefined
-    let nearest: [Entry, Unlike] | undefined
-    for (const entry of this.entries) {
-      if (!isOwnMessage(entry) || entry.kind !== kind || entry.value.method !== message.method) continue
-      const wrong = misfit(entry.value, message, this.handles)
-      if (!wrong && !this.came.has(entry)) return entry
-      if (!wrong) fitting = entry
-      else if (!nearest || nameOf(entry.value) === nameOf(message)) nearest = [entry, wrong]
-    }
-    if (fitting && this.#repeat) return fitting
-    if (fitting) return `expected no ${label(message)} with these params any more, got another one`
-    if (!nearest) return `expected what was recorded, got ${label(message)}`
-    const [{ line }, { path, expected, came }] = nearest
-    const at = `${dotted(path)} ${show(expected)} (line ${line}), got ${show(came)}`
-    return `expected params that were recorded with ${label(message)}, for one ${at}`
-  }
-
-  /** Said again, it brings nothing that may have had another reason. */
-  protected stepsOf(entry: Entry): Entry[] {
-    const isAgain = this.came.has(entry)
-    const until = entry.outcome?.at ?? Number.POSITIVE_INFINITY
-    return (this.#said.get(entry) ?? []).filter((it) => !isAgain || it.isTied || it.at < until)
-  }
-
-  play(): void {
-    for (let said = true; said; ) {
-      said = false
-      for (const run of this.runs) {
-        const [step] = run.steps
-        if (!step) this.giveUp(run)
-        if (run.wire.hasLeft || (!step && run.isOver)) this.#forget(run)
-        else if (step && this.#isDue(run, step)) {
-          run.steps.shift()
-          this.say(run, step)
-          said = true
-        }
-      }
-    }
-  }
-
-  #forget(run: Run): void {
-    const { id = '', wire } = run
-    this.runs.delete(run)
-    if (wire.runs.get(id) === run) wire.runs.delete(id)
-  }
-
-  /** All that the client had said about it before has come. */
-  #isDue({ entry, heard }: Run, step: Entry): boolean {
-    const before = (this.#heard.get(entry) ?? []).filter((it) => it.at < step.at)
-    if (before.some((it) => !heard.has(it))) return false
-    // What comes on a listen stream has another cause: what the client had said last, most likely.
-    return entry.value.method !== LISTEN || !step.cause || this.came.has(step.cause)
+  #giveUp(run: Run): void {
+    const { entry, wire, message } = run
+    const { value, outcome, line } = entry
+    if (isOver(run) || outcome || value.method === LISTEN) return
+    wire.runs.delete(message.id)
+    wire.refuse(message, `the recording ends before the answer to ${label(value)} (line ${line})`)
   }
 }
 
 // --- as the client ----------------------------------------------------------------------------------------------
 
-export interface RerunOptions {
-  /** What `record` wrote: a path. */
-  file: string
-  /** The one session to take, by its id or by its place in the file, from 1. @default all, one after the other */
-  session?: string | number
+export interface RerunOptions extends Source {
   /** The server that is held against the recording. */
   upstream: Upstream
   /**
-   * What may differ: paths with `*` for any one member or item and `**` for any number of them, like
-   * `result.content[*].text`; with the name of a method, tool, prompt or resource before it only there: `get-env:result.**`,
-   * `notifications/message:**`, which also lets such a message come or not. What the server makes up and the client gives
-   * back (`requestState`, `nextCursor`, `taskId`) may always differ. @default none
+   * What may differ: globs of paths, like `result.content[*].text` or `*.uri`; with the name of a method, tool, prompt or
+   * resource before it only there: `get-env:result.*`, `notifications/message:*`, which also lets such a message come or
+   * not. What the server makes up and the client gives back (`requestState`, `nextCursor`, `taskId`) may always differ.
+   * @default none
    */
   ignore?: readonly string[]
   /** Milliseconds that each of the server's messages may take. @default 30000 */
@@ -863,127 +600,71 @@ export async function rerun(options: RerunOptions): Promise<Difference[]> {
   const { file, session, upstream, timeout = 30_000, signal } = checked('rerun', options)
   if (!(timeout > 0)) throw new TypeError(`rerun: expected timeout, milliseconds above 0, got ${show(timeout)}`)
   const isIgnored = ignoring(options.ignore ?? [])
-  const { conversations } = await readRecording(file, session)
-  const app = createProxy({ drainTimeout: LAST_WORD })
-  let accept: Accept | undefined
-  let end = () => {}
-  const closed = new Promise<{ served: boolean }>((resolve) => {
-    end = () => resolve({ served: true })
-  })
-  const close = async () => end()
+  const conversations = await readRecording(file, session)
+  // What is without an answer in the end has been given up already.
+  const app = createProxy({ drainTimeout: 1_000 })
+  let accept!: Accept
   await app.listen(upstream, (it) => {
     accept = it
-    return { closed, close }
+    return { closed: new Promise(() => {}), close: async () => {} }
   })
   try {
     const found: Difference[] = []
-    for (const it of conversations) {
-      found.push(...(await new Rerun(it, accept as Accept, { timeout, signal, isIgnored }).run()))
-    }
+    for (const it of conversations) found.push(...(await new Rerun(it, { accept, timeout, signal, isIgnored }).run()))
     return found
   } finally {
     await app.close({ urgent: signal?.aborted })
   }
 }
 
-/** What is still without an answer then has been given up already, in milliseconds. */
-const LAST_WORD = 1_000
-
-type Ignored = (entry: { method: string; name?: string }, path: Path) => boolean
-
-function ignoring(patterns: readonly string[]): Ignored {
-  if (!isTexts(patterns)) throw new TypeError('rerun: expected ignore, a list of paths, got something else')
-  const known = patterns.map((pattern) => {
-    const colon = pattern.lastIndexOf(':')
-    const path = pattern.slice(colon + 1).replace(/\[(\w+|\*)\]/g, '.$1')
-    return { who: pattern.slice(0, Math.max(colon, 0)), fits: glob(path) }
+function ignoring(patterns: readonly string[]): Terms['isIgnored'] {
+  if (!Array.isArray(patterns) || !patterns.every((it) => typeof it === 'string' && it !== '')) {
+    throw new TypeError('rerun: expected ignore, a list of paths, got something else')
+  }
+  const known = patterns.map((pattern: string) => {
+    const [, who = '', path = ''] = /^(?:(.*):)?(.*)$/s.exec(pattern) as RegExpExecArray
+    return { who, fits: glob(path.replace(/[[\]]/g, '\\$&')) }
   })
-  return ({ method, name }, path) => {
-    const text = path.join('.')
-    return known.some(({ who, fits }) => (who === '' || who === method || who === name) && fits(text))
-  }
-}
-
-function isTexts(value: unknown): value is string[] {
-  return Array.isArray(value) && value.every((it) => typeof it === 'string' && it !== '')
-}
-
-/** The client's end of one recorded session. */
-class ClientWire implements Wire {
-  onframe?: Wire['onframe']
-  onclose?: Wire['onclose']
-  onerror?: Wire['onerror']
-  /** The client's requests, by the JSON text of their ids. */
-  readonly sent = new Map<string, Entry>()
-  readonly started: Promise<void>
-  readonly #hear: (message: Message) => void
-  #start = () => {}
-
-  constructor(hear: (message: Message) => void) {
-    this.#hear = hear
-    this.started = new Promise((resolve) => {
-      this.#start = resolve
-    })
-  }
-
-  start(): void {
-    this.#start()
-  }
-
-  send(frame: Frame): void {
-    this.#hear(JSON.parse(new TextDecoder().decode(frame)) as Message)
-  }
-
-  async close(): Promise<void> {}
-  pause(): void {}
-  resume(): void {}
-
-  say(text: string): void {
-    this.onframe?.(Buffer.from(text))
-  }
+  return ({ method, name, path }) => known.some(({ who, fits }) => ['', method, name].includes(who) && fits(path))
 }
 
 interface Terms {
+  accept: Accept
   timeout: number
   signal?: AbortSignal
-  isIgnored: Ignored
+  isIgnored: (difference: Difference) => boolean
 }
 
 /** One conversation, had again with another server. */
 class Rerun {
   readonly #conversation: Conversation
-  readonly #accept: Accept
-  readonly #options: Terms
+  readonly #terms: Terms
   readonly #differences: Difference[] = []
-  readonly #wires = new Map<string, ClientWire>()
+  readonly #wires = new Map<string, Wire>()
   /** Sessions whose server has left. */
   readonly #over = new Set<string>()
-  /** The server's messages that came, or that nobody waits for any more. */
-  readonly #settled = new Set<Entry>()
-  /** The server's requests that came: JSON texts of their ids. */
-  readonly #asked = new Map<Entry, string>()
-  /** Requests that were answered otherwise: what else was said of them may never come. */
-  readonly #changed = new Set<Entry>()
+  /** What came of the server's messages; undefined for what nobody waits for any more. */
+  readonly #came = new Map<Entry | undefined, Message | undefined>()
   readonly #handles: Handles = new Map()
+  /** Of what the client has said last. */
   #line = 0
   #failure: unknown
   #wake = () => {}
 
-  constructor(conversation: Conversation, accept: Accept, options: Terms) {
+  constructor(conversation: Conversation, terms: Terms) {
     this.#conversation = conversation
-    this.#accept = accept
-    this.#options = options
+    this.#terms = terms
   }
 
   async run(): Promise<Difference[]> {
-    const { signal } = this.#options
+    const { signal } = this.#terms
     const abort = () => this.#fail(signal?.reason)
     signal?.addEventListener('abort', abort)
     try {
       for (const entry of this.#conversation.entries) {
         if (signal?.aborted) abort()
-        if (entry.from === 'server') await this.#due(entry)
-        else await this.#say(entry)
+        if (entry.from === 'client') await this.#say(entry)
+        else if (entry.kind !== 'response' || entry.of) await this.#due(entry)
       }
       return this.#differences
     } finally {
@@ -994,58 +675,62 @@ class Rerun {
 
   /** Resolves when a message of the server's has come, or will not. */
   async #due(entry: Entry): Promise<void> {
-    const isDone = () =>
-      this.#failure !== undefined ||
-      this.#settled.has(entry) ||
-      this.#over.has(entry.session) ||
-      (entry.owner !== undefined && this.#changed.has(entry.owner))
-    if (entry.kind === 'response' && !entry.of) return
-    let timer: NodeJS.Timeout | undefined
+    const { session, owner, value } = entry
+    const { result, error, params = {} } = value
+    // Where a request was answered otherwise, what else was said of it may not come either.
+    const isChanged = () => this.#differences.some(({ line }) => line === owner?.outcome?.line)
     let isLate = false
-    const late = () => {
+    const timer = setTimeout(() => {
       isLate = true
       this.#wake()
-    }
-    while (!isDone() && !isLate) {
-      timer ??= setTimeout(late, this.#options.timeout)
+    }, this.#terms.timeout)
+    while (
+      this.#failure === undefined &&
+      !isLate &&
+      !this.#came.has(entry) &&
+      !this.#over.has(session) &&
+      !isChanged()
+    ) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve
       })
     }
     clearTimeout(timer)
     if (this.#failure !== undefined) throw this.#failure
-    if (this.#settled.has(entry)) return
-    this.#settled.add(entry)
-    const { result, error, params } = entry.value
-    this.#differ(entry, [], result ?? error ?? params ?? {}, undefined)
+    if (this.#came.has(entry)) return
+    this.#came.set(entry, undefined)
+    this.#differ(entry, { path: '', expected: result ?? error ?? params, came: undefined })
   }
 
   async #say(entry: Entry): Promise<void> {
-    const { session, kind, value } = entry
-    this.#line = entry.line
-    const wire = await this.#wireOf(session)
-    if (kind !== 'response') {
-      if (kind === 'request') wire.sent.set(JSON.stringify(value.id), entry)
-      wire.say(withHandles(entry, this.#handles))
-      return
-    }
-    const id = entry.of && this.#asked.get(entry.of)
-    if (id !== undefined) wire.say(spliced(entry.text, ['id'], id))
+    const { session, kind, value, of, line } = entry
+    const wire = this.#wires.get(session) ?? (await this.#begin(session))
+    this.#line = line
+    const id = kind === 'response' ? this.#came.get(of)?.id : value.id
+    if (kind === 'response' && id === undefined) return
+    const text = renewed(entry, this.#handles, (it) => {
+      it.id = id
+    })
+    wire.onframe?.(text)
   }
 
-  async #wireOf(session: string): Promise<ClientWire> {
-    const known = this.#wires.get(session)
-    if (known) return known
-    const wire = new ClientWire((message) => this.#hear(session, wire, message))
-    this.#wires.set(session, wire)
-    const { closed } = this.#accept(wire, this.#conversation.era === 'modern' ? { era: 'modern' } : {})
-    void closed.then(({ reason, served }) => {
-      this.#over.add(session)
-      if (reason && !served) this.#fail(reason)
-      this.#wake()
+  #begin(session: string): Promise<Wire> {
+    const { era } = this.#conversation
+    return new Promise((resolve) => {
+      const wire: Wire = {
+        start: () => resolve(wire),
+        send: (frame) => this.#hear(session, parsed(frame)),
+        close: async () => {},
+        pause() {},
+        resume() {},
+      }
+      this.#wires.set(session, wire)
+      const { closed } = this.#terms.accept(wire, era === 'modern' ? { era } : {})
+      void closed.then(({ reason, served }) => {
+        this.#over.add(session)
+        this.#fail(served ? undefined : reason)
+      })
     })
-    await wire.started
-    return wire
   }
 
   #fail(reason: unknown): void {
@@ -1053,94 +738,50 @@ class Rerun {
     this.#wake()
   }
 
-  #hear(session: string, wire: ClientWire, message: Message): void {
-    const kind = kindOf(message)
-    if (kind === 'response') this.#hearAnswer(wire, message)
-    else if (kind === 'request') this.#hearRequest(session, wire, message)
-    else this.#hearNotification(session, message)
+  #hear(session: string, message: Message): void {
+    const { code, data } = (message.error ?? {}) as { code: number; data?: { source?: unknown; reason?: unknown } }
+    if (data?.source === 'proxy' && (data.reason === 'upstream_unreachable' || data.reason === 'upstream_auth')) {
+      this.#fail(new RpcError(code, String(message.error?.message), data))
+      return
+    }
+    const about = aboutOf(message)
+    const open = this.#conversation.entries.filter(
+      (it) => it.from === 'server' && it.session === session && !this.#came.has(it) && aboutOf(it.value) === about,
+    )
+    const entry = open.find(({ value }) => !misfit(value, message, this.#handles)) ?? open[0]
+    if (entry) {
+      this.#came.set(entry, message)
+      for (const it of compare(entry.value, message, this.#handles)) this.#differ(entry, it)
+    } else if (kindOf(message) !== 'response') this.#unexpected(session, message)
     this.#wake()
   }
 
-  #hearAnswer(wire: ClientWire, { id, result, error }: Message): void {
-    const data = error?.data as { source?: unknown; reason?: unknown } | undefined
-    if (data?.source === 'proxy' && (data.reason === 'upstream_unreachable' || data.reason === 'upstream_auth')) {
-      this.#fail(new RpcError(error?.code as number, String(error?.message), data))
-      return
-    }
-    const request = wire.sent.get(JSON.stringify(id))
-    const expected = request?.outcome
-    if (!expected || this.#settled.has(expected)) return
-    const before = this.#differences.length
-    this.#settled.add(expected)
-    this.#compare(expected, { result: expected.value.result, error: expected.value.error }, { result, error })
-    if (this.#differences.length > before) this.#changed.add(request)
-  }
-
-  #hearRequest(session: string, wire: ClientWire, message: Message): void {
-    const open = this.#open(session, 'request').filter(({ value }) => value.method === message.method)
-    const entry = open.find(({ value }) => !misfit(value, message, this.#handles)) ?? open[0]
-    if (entry) {
-      this.#asked.set(entry, JSON.stringify(message.id))
-      this.#settled.add(entry)
-      this.#compare(entry, { params: entry.value.params }, { params: message.params })
-      return
-    }
-    const id = JSON.stringify(message.id)
-    if (message.method === 'ping') {
-      wire.say(`{"jsonrpc":"2.0","id":${id},"result":{}}`)
-      return
-    }
-    this.#unexpected(session, message)
-    wire.say(`{"jsonrpc":"2.0","id":${id},"error":{"code":-32601,"message":"It was not recorded"}}`)
-  }
-
-  /** Of those that belong to one exchange, each method has its own order; so have those of which nobody knows. */
-  #hearNotification(session: string, message: Message): void {
-    const about = aboutOf(message)
-    const open = this.#open(session, 'notification').filter(
-      ({ value }) => value.method === message.method && aboutOf(value) === about,
-    )
-    const entry = open.find(({ value }) => !unlike(value.params, message.params).next().value) ?? open[0]
-    if (!entry) {
-      this.#unexpected(session, message)
-      return
-    }
-    this.#settled.add(entry)
-    this.#compare(entry, { params: entry.value.params }, { params: message.params })
-  }
-
-  #open(session: string, kind: Entry['kind']): Entry[] {
-    return this.#conversation.entries.filter(
-      (it) => it.from === 'server' && it.kind === kind && it.session === session && !this.#settled.has(it),
-    )
-  }
-
   #unexpected(session: string, message: Message): void {
-    const method = String(message.method)
-    const name = nameOf(message)
-    if (this.#options.isIgnored({ method, name }, [])) return
-    const { params = {} } = message
-    this.#differences.push({ line: this.#line, session, method, name, path: '', expected: undefined, came: params })
+    const { id, method, params = {} } = message
+    const isPing = method === 'ping' && id !== undefined
+    const place = { line: this.#line, session, value: message }
+    if (!isPing) this.#differ(place, { path: '', expected: undefined, came: params })
+    if (kindOf(message) !== 'request') return
+    const answer = isPing ? { result: {} } : { error: { code: -32601, message: 'It was not recorded' } }
+    this.#wires.get(session)?.onframe?.(Buffer.from(JSON.stringify({ jsonrpc: '2.0', id, ...answer })))
   }
 
-  #compare(entry: Entry, expected: object, came: object): void {
-    for (const it of unlike(expected, came)) {
-      if (isHandle(it)) this.#handles.set(it.expected as string, it.came as string)
-      else this.#differ(entry, it.path, it.expected, it.came)
-    }
-  }
-
-  #differ({ line, session, value, of }: Entry, path: Path, expected: unknown, came: unknown): void {
-    const about = of && value.method === undefined ? of.value : value
-    const method = String(about.method)
-    const name = nameOf(about)
-    if (this.#options.isIgnored({ method, name }, path)) return
-    this.#differences.push({ line, session, method, name, path: dotted(path), expected, came })
+  #differ(place: Pick<Entry, 'line' | 'session' | 'value' | 'of'>, what: Omit<Unlike, 'isHandle'>): void {
+    const { line, session, value, of } = place
+    const { path, expected, came } = what
+    const about = value.method === undefined && of ? of.value : value
+    const it = { line, session, method: String(about.method), name: nameOf(about), path, expected, came }
+    if (!this.#terms.isIgnored(it)) this.#differences.push(it)
   }
 }
 
-/** What a notification says itself of where it belongs. */
-function aboutOf({ method, params }: Message): string {
-  const meta = params?._meta as Values | undefined
-  return JSON.stringify([meta?.[SUBSCRIPTION], method === 'notifications/progress' ? params?.progressToken : undefined])
+/**
+ * What a message is, and what it says itself of where it belongs. Of those that are alike in this, each method has its own
+ * order.
+ */
+function aboutOf(message: Message): string {
+  const { id, method, params } = message
+  const kind = kindOf(message)
+  const token = method === PROGRESS ? params?.progressToken : undefined
+  return JSON.stringify([kind, method, kind === 'response' ? id : token, metaOf({ params })?.[SUBSCRIPTION]])
 }
