@@ -2,7 +2,7 @@ import { type Context, define, glob, hasTwins, isAlike, type Middleware, type Ne
 
 /**
  * Patterns, or a function, of the names that the server gives to its tools. In a pattern `*` is any text and `?` any
- * character, `/`, `.` and `-` among them; `{a,b}` is a or b, and `\\` takes the next character as it is. Case counts.
+ * character, `/`, `.` and `-` among them; `{a,b}` is a or b, and `\` takes the next character as it is. Case counts.
  */
 export type ToolPattern = readonly string[] | ((name: string) => boolean)
 

@@ -242,7 +242,7 @@ function usageOf({ code, message }: CommanderError): string {
   const known: Record<string, string> = {
     'commander.unknownCommand': `expected ${COMMANDS}, got ${text}`,
     'commander.unknownOption': `expected an option that --help shows, got ${text}`,
-    'commander.missingArgument': 'expected a COMMAND that starts the server, got none',
+    'commander.missingArgument': `expected a ${text.includes("'file'") ? 'FILE that record wrote' : 'COMMAND that starts the server'}, got none`,
     'commander.excessArguments': `expected options alone, got arguments: ${count} (stdio, sse and http come first)`,
   }
   return known[code] ?? text

@@ -74,7 +74,7 @@ export interface ProxyConfig extends Omit<ConfigFile, 'upstream' | 'listen' | 'u
  * export default defineProxy({
  *   upstream: { command: 'npx', args: ['-y', '@modelcontextprotocol/server-everything'] },
  *   listen: 3000,
- *   use: ['logger', { toolFilter: { deny: 'get-env' } }],
+ *   use: ['logger', { toolFilter: { deny: ['get-env'] } }],
  * })
  */
 export function defineProxy(config: ProxyConfig): ProxyConfig {

@@ -37,13 +37,13 @@ export interface Definition<App = unknown> {
   readonly respond?: (request: AdmitRequest) => HttpAnswer | undefined
   /** Awaited before the application serves; what it throws fails `listen`. */
   readonly start?: (app: App) => unknown
-  /** Awaited after the last session has closed. */
+  /** Awaited after the last session has closed, or once nothing goes through it any more that `replace()` took out. */
   readonly close?: () => unknown
 }
 
 /**
- * Gives a middleware what it needs beyond messages: a role, a say over HTTP requests, a start and a close. They become
- * properties of the very function: one that several lines share wants one definition.
+ * Gives a middleware what it needs beyond messages: a role, a say over HTTP requests, answers to some, a start and a
+ * close. They become properties of the very function: one that several lines share wants one definition.
  *
  * @example
  * const audit = define({ role: 'observe', close: () => file.close() }, async function audit(ctx, next) { … })

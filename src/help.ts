@@ -3,11 +3,12 @@ export const synopsis = `stdio [options] [--] COMMAND [ARGS...]
        omproxy sse --url URL [options]
        omproxy http --url URL [options]
        omproxy --url URL [options]     (finds out which of the two transports it is)
-       omproxy [--config FILE]         (proxy.config.{ts,js,json} says all)`
+       omproxy [--config FILE]         (proxy.config.{ts,js,json} says all)
+       omproxy replay FILE             (serves a recording; with -- COMMAND or --url URL: compares)`
 
 /** What it shows below the options. */
 export const examples = `
-omproxy stdio --help, omproxy sse --help, omproxy http --help: their options.
+omproxy stdio --help, omproxy sse --help, omproxy http --help, omproxy replay --help: their options.
 
 Examples:
   omproxy stdio -- npx -y @modelcontextprotocol/server-everything
@@ -22,9 +23,9 @@ Examples:
 
 Without a command and a URL a configuration file says what to do: --config FILE, or proxy.config.{ts,js,json} in this
 directory. --server NAME chooses one of its mcpServers, --watch has its stack made anew whenever it changes, as SIGHUP
-does; other options stand before what it says, --use before its stack.
+does. --use stands before its stack; --listen, with its options, and --log-level stand in place of what it says.
 
 Middleware: 'logger' is one of this package's, './redact.js' a file, 'pkg/audit#audit={"file":"a.jsonl"}' an
 export of a package's module, called with the options after '='. The first --use is next to the client.
 
-Exit codes: 0 the client left, 1 failure, 2 usage, 69 the server could not be started or reached, 128 + signal.`
+Exit codes: 0 the client left, 1 failure, 2 usage or configuration, 69 the server could not be started or reached, 128 + signal.`

@@ -148,6 +148,6 @@ function camelCase(name: string): string {
   return name.replace(/[-_.](\w)/g, (_, letter: string) => letter.toUpperCase())
 }
 
-function firstLine(error: unknown): string {
+export function firstLine(error: unknown): string {
   return (error instanceof Error ? error.message : String(error)).split('\n')[0] as string
 }

@@ -17,7 +17,7 @@ export interface Reloadable {
   readonly files: readonly string[]
 }
 
-type Log = (level: Level, text: string) => void
+export type Log = (level: Level, text: string) => void
 
 /** Makes a stack anew, one time after the other, on demand and, if asked for, when a file changes. */
 export class Reloader {

@@ -2,7 +2,8 @@ import type { Level } from './config.js'
 import { RpcError } from './error.js'
 import type { HttpOptions } from './listener/index.js'
 import { moduleUrl } from './load.js'
-import { hide, messageOf, OK, say, serve, UNAVAILABLE, used } from './serve.js'
+import { printable } from './log.js'
+import { hide, messageOf, OK, SIGNALS, say, serve, UNAVAILABLE, used, withCause } from './serve.js'
 import type { Upstream, UpstreamFactory } from './upstream/index.js'
 import { parseSeconds, parseServer, secretsOf, type UrlFlags, UsageError } from './values.js'
 
@@ -79,7 +80,7 @@ export async function replayCommand(
   } catch (error) {
     if (signal.aborted) process.exitCode = 128 + number()
     else if (error instanceof RpcError) {
-      say([error.message, (error.cause as Error | undefined)?.message].filter(Boolean).join(': '))
+      say(withCause(error))
       process.exitCode = UNAVAILABLE
     } else throw error
   }
@@ -88,15 +89,11 @@ export async function replayCommand(
 function upstreamOf([program, ...args]: readonly string[], options: ReplayCommandOptions): Upstream | undefined {
   if (program !== undefined && options.url !== undefined)
     throw new UsageError('expected a COMMAND or --url URL, got both')
-  if (program !== undefined) return { command: program, args, env: environment() }
+  if (program !== undefined) return { command: program, args, env: process.env }
   if (options.url === undefined) return undefined
   const server = parseServer(options, process.env)
   hide(secretsOf(server.headers, server.url))
   return server
-}
-
-function environment(): Record<string, string> {
-  return Object.fromEntries(Object.entries(process.env).filter((it): it is [string, string] => it[1] !== undefined))
 }
 
 /** Options that would do nothing. */
@@ -113,7 +110,7 @@ function refuseLost({ match, use, ignore }: ReplayCommandOptions, http: HttpOpti
 function interrupted(): { signal: AbortSignal; number: () => number } {
   const controller = new AbortController()
   let came = 0
-  for (const [name, number] of Object.entries({ SIGHUP: 1, SIGINT: 2, SIGTERM: 15 })) {
+  for (const [name, number] of Object.entries(SIGNALS)) {
     process.on(name, () => {
       if (came !== 0) process.exit(128 + number)
       came = number
@@ -135,5 +132,5 @@ function shown(value: unknown): string {
 
 /** A server must not move the cursor, hide or forge a line. */
 function plain(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (it) => `\\u{${it.codePointAt(0)?.toString(16)}}`)
+  return printable(Buffer.from(text))
 }

@@ -5,7 +5,7 @@ import type { Context, Middleware } from './context.js'
 import { OptionError } from './error.js'
 import { type HttpOptions, type Listener, type Listening, stdioListener } from './listener/index.js'
 import { printable } from './log.js'
-import type { Reloadable } from './reload.js'
+import type { Log, Reloadable } from './reload.js'
 import type { Upstream } from './upstream/index.js'
 import { longestFirst, UsageError } from './values.js'
 
@@ -15,10 +15,10 @@ export const FAILURE = 1
 export const USAGE = 2
 /** EX_UNAVAILABLE of sysexits.h: the upstream could not be started or reached. */
 export const UNAVAILABLE = 69
+/** What ends the command, with the number that its exit code tells. */
+export const SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
 /** How long a second signal lets the upstream end before it is killed, in milliseconds. */
 const LAST_GRACE = 700
-
-type Log = (at: Level, text: string) => void
 
 export interface ServeOptions {
   /** Where clients come to. @default this process's stdin and stdout */
@@ -77,8 +77,9 @@ export async function serve(upstream: Upstream, options: ServeOptions): Promise<
   await options.begin(app)
   const reloader = reloadable && new (await import('./reload.js')).Reloader(app, reloadable, log)
   const listening = await listen(app, upstream, http ?? stdioListener({ stdout }))
-  const interrupted = handleSignals(app, log, http === undefined)
-  if (reloader) process.removeAllListeners('SIGHUP').on('SIGHUP', () => reloader.reload())
+  const { SIGHUP, ...others } = SIGNALS
+  const interrupted = handleSignals(app, log, http === undefined, reloader ? others : SIGNALS)
+  if (reloader) process.on('SIGHUP', () => reloader.reload())
   if (options.watch) reloader?.watch()
   if (listening.address !== undefined) log('warn', `listening on ${listening.address}`)
   const { reason, served } = await listening.closed
@@ -88,7 +89,7 @@ export async function serve(upstream: Upstream, options: ServeOptions): Promise<
   if (signal !== undefined) process.exitCode = 128 + signal
   else if (!reason) process.exitCode = OK
   else {
-    log('error', [reason.message, causeOf(reason)].filter(Boolean).join(': '))
+    log('error', withCause(reason))
     process.exitCode = served ? FAILURE : UNAVAILABLE
   }
 }
@@ -121,6 +122,10 @@ function causeOf(error: Error): string | undefined {
   return error.cause instanceof Error ? error.cause.message : undefined
 }
 
+export function withCause(error: Error): string {
+  return [error.message, causeOf(error)].filter(Boolean).join(': ')
+}
+
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
@@ -139,10 +144,14 @@ function handleErrors(app: Application, log: Log): void {
  * The first signal drains, or ends at once where the client has left already: whoever sends it then has lost
  * patience. The second one ends at once. Gives the number of the signal that came.
  */
-function handleSignals(app: Application, log: Log, isStdio: boolean): () => number | undefined {
-  const numbers = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
+function handleSignals(
+  app: Application,
+  log: Log,
+  isStdio: boolean,
+  signals: Readonly<Record<string, number>>,
+): () => number | undefined {
   let came: number | undefined
-  for (const [name, number] of Object.entries(numbers)) {
+  for (const [name, number] of Object.entries(signals)) {
     process.on(name, () => {
       const urgent = came !== undefined || (isStdio && process.stdin.readableEnded)
       came ??= number

@@ -151,6 +151,7 @@ describe('usage errors are one line, exit code 2', () => {
     [['http', '--hedder=s3cret-value'], "expected an option that --help shows, got unknown option '--hedder'"],
     [['stdio'], 'expected a COMMAND that starts the server, got none'],
     [['stdio', '--use', 'logger', '--'], 'expected a COMMAND that starts the server, got none'],
+    [['replay'], 'expected a FILE that record wrote, got none'],
     [['sse'], 'expected --url URL, got none'],
     [['http', '--timeout', '3'], 'expected --url URL, got none'],
     [

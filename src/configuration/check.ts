@@ -119,7 +119,8 @@ function textOf({ keyword, params, message, data, parentSchema }: ErrorObject, w
   }
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
+/** Whether it could come from JSON as an object: an instance of a class could not. */
+export function isObject(value: unknown): value is Record<string, unknown> {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return false
   const prototype: unknown = Object.getPrototypeOf(value)
   return prototype === null || Object.getPrototypeOf(prototype as object) === null

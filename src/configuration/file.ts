@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { basename, extname, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { type Loader, lilconfig } from 'lilconfig'
+import { firstLine } from '../load.js'
 import { UsageError } from '../values.js'
 import { importFresh } from './modules.js'
 
@@ -29,8 +30,7 @@ const code: Loader = async (path) => {
   try {
     exports = await importFresh(pathToFileURL(path))
   } catch (error) {
-    const [line] = (error instanceof Error ? error.message : String(error)).split('\n')
-    throw new UsageError(`${basename(path)}: could not be loaded: ${line}`)
+    throw new UsageError(`${basename(path)}: could not be loaded: ${firstLine(error)}`)
   }
   if ('default' in exports) return exports.default
   throw new UsageError(`${basename(path)}: expected a default export: export default defineProxy({ … })`)

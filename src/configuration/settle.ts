@@ -4,11 +4,10 @@ import { OptionError } from '../error.js'
 import type { HttpOptions } from '../listener/index.js'
 import { settingsOf } from '../listener/options.js'
 import type { Upstream } from '../upstream/index.js'
-import { expand, parseListen, parseUrl, secretsOf, UsageError } from '../values.js'
-import { ConfigError, checkConfig } from './check.js'
+import { expand, parseListen, parseUrl, secretsOf, UsageError, type Variables } from '../values.js'
+import { ConfigError, checkConfig, isObject } from './check.js'
 import type { ConfigFileContent } from './file.js'
 
-type Variables = Readonly<Record<string, string | undefined>>
 export type StackEntry = NonNullable<ProxyConfig['use']>[number]
 
 /** A configuration, checked, with the environment's values in it. */
@@ -70,7 +69,7 @@ class Inside {
   expanded<T>(value: T, path: string): T {
     if (typeof value === 'string') return this.#text(value, path) as T
     if (Array.isArray(value)) return value.map((it, at) => this.expanded(it, `${path}[${at}]`)) as T
-    if (typeof value !== 'object' || value === null || !isPlain(value)) return value
+    if (!isObject(value)) return value
     const entries = Object.entries(value).map(([name, it]) => [name, this.expanded(it, `${path}.${name}`)])
     return Object.fromEntries(entries) as T
   }
@@ -134,9 +133,4 @@ function secretsIn(upstream: Upstream, http: HttpOptions | undefined): string[] 
   if (typeof upstream === 'function' || !('url' in upstream)) return secretsOf({}, undefined, http?.token)
   const { url, headers } = upstream
   return secretsOf(typeof headers === 'object' ? headers : {}, new URL(url), http?.token)
-}
-
-function isPlain(value: object): boolean {
-  const prototype: unknown = Object.getPrototypeOf(value)
-  return prototype === null || Object.getPrototypeOf(prototype) === null
 }
