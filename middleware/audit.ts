@@ -39,12 +39,20 @@ export interface AuditOptions {
  */
 export function audit(options: AuditOptions): Middleware {
   check({ file: null, ...(options as object) })
-  const isRecorded = glob(...(options.methods ?? ['*']))
+  const isRecorded = patternsOf(options.methods)
   const desk = new Desk(options)
   return define({ role: 'observe', start: desk.start, close: desk.close }, function audit(ctx, next) {
     if (ctx.kind === 'response') return desk.response(ctx, next)
     return ctx.kind === 'request' && isRecorded(ctx.method as string) ? desk.request(ctx, next) : next()
   })
+}
+
+function patternsOf(methods: readonly string[] = ['*']): (method: string) => boolean {
+  try {
+    return glob(...methods)
+  } catch (error) {
+    throw new TypeError(`audit: ${(error as Error).message.replace(/^expected/, 'expected methods to have')}`)
+  }
 }
 
 const ROTATION = /^\{(("size":"\d+[BKMG]"|"interval":"\d+[smhdM]"|"maxFiles":[1-9]\d*|"compress":(true|false)),?)+\}$/

@@ -385,6 +385,7 @@ test.each<[unknown, string]>([
   [{ file: 'a', arguments: true }, 'arguments to be "none", "hash" or "full", got true'],
   [{ file: 'a', maxQueueBytes: 0 }, 'maxQueueBytes to be a positive number, got 0'],
   [{ file: 'a', methods: 'ping' }, 'methods to be a list of patterns, got "ping"'],
+  [{ file: 'a', methods: ['[a'] }, 'methods to have a pattern without [ (\\[ is the character itself), got "[a"'],
   [
     { file: 'a', rotate: {} },
     'rotate to be like { "size": "10M", "interval": "1d", "maxFiles": 9, "compress": true }, got {}',
