@@ -258,6 +258,7 @@ async function main(args: string[]): Promise<void> {
   }
 }
 
-process.stderr.on('error', () => {})
+// Who reads may leave: `omproxy --help | head`.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
 await main(process.argv.slice(2))
 setTimeout(() => process.exit(), LINGER).unref()
