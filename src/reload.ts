@@ -1,6 +1,7 @@
 import { unwatchFile, watchFile } from 'node:fs'
 import type { Application } from './application.js'
 import type { Level } from './config.js'
+import { messageOf } from './error.js'
 import type { Session } from './session.js'
 
 /** Milliseconds between two looks at a file. */
@@ -82,7 +83,7 @@ export class Reloader {
       this.#log('warn', `reloaded the stack${later}`)
       this.#tell()
     } catch (error) {
-      this.#log('error', `${error instanceof Error ? error.message : String(error)}; the old stack stays`)
+      this.#log('error', `${messageOf(error)}; the old stack stays`)
     }
     if (this.#watched.size > 0) this.watch()
   }
