@@ -362,7 +362,7 @@ function keysOf({ jwksUri, jwks, secret, ...rest }: JwtOptions, report: (error: 
 /** An endpoint that fails is left alone for a while, as is one that has just been asked. */
 function remoteKeys(
   url: URL,
-  { cooldown, timeout, maxAge }: JwtOptions | Omit<JwtOptions, 'jwks'>,
+  { cooldown, timeout, maxAge }: Pick<JwtOptions, 'cooldown' | 'timeout' | 'maxAge'>,
   report: (error: Error) => void,
 ) {
   let resume = 0

@@ -4,6 +4,7 @@ import { Bridge } from './bridge.js'
 import { Stack } from './compose.js'
 import type { Context, Middleware } from './context.js'
 import type { Definition } from './define.js'
+import { messageOf } from './error.js'
 import {
   type AcceptOptions,
   type HandlerOptions,
@@ -317,8 +318,7 @@ export function createProxy(options?: ApplicationOptions): Application {
 
 /** One line, whatever a peer put into the text. */
 function complain(error: unknown): void {
-  const text = error instanceof Error ? error.message : String(error)
-  process.stderr.write(`open-mcp-proxy: ${printable(Buffer.from(text))}\n`)
+  process.stderr.write(`open-mcp-proxy: ${printable(Buffer.from(messageOf(error)))}\n`)
 }
 
 function definitionsOf<App>({ middleware }: Stack<Passage>): Definition<App>[] {

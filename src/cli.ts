@@ -2,10 +2,11 @@
 import { createRequire } from 'node:module'
 import { Command, CommanderError, Option } from 'commander'
 import { type Level, levels } from './config.js'
+import { messageOf } from './error.js'
 import { examples, synopsis } from './help.js'
 import type { HttpOptions } from './listener/index.js'
 import type { ReplayCommandOptions } from './rerun.js'
-import { FAILURE, hide, messageOf, say, serve, takeStdout, USAGE, used } from './serve.js'
+import { FAILURE, hide, say, serve, takeStdout, USAGE, used } from './serve.js'
 import type { Upstream } from './upstream/index.js'
 import {
   parseCount,

@@ -103,3 +103,8 @@ export function inPhase(error: RpcError, phase: Phase): RpcError {
 export function isProxyErrorData(data: unknown): data is ProxyErrorData {
   return typeof data === 'object' && data !== null && (data as ProxyErrorData).source === 'proxy'
 }
+
+/** The text of whatever was thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}

@@ -3,6 +3,7 @@ import { basename, extname, isAbsolute, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { moduleResolve } from 'import-meta-resolve'
 import type { Middleware } from './context.js'
+import { messageOf } from './error.js'
 import { UsageError } from './values.js'
 
 /** A middleware as `--use` names it. */
@@ -149,5 +150,5 @@ function camelCase(name: string): string {
 }
 
 export function firstLine(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).split('\n')[0] as string
+  return messageOf(error).split('\n')[0] as string
 }

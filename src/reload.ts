@@ -1,6 +1,7 @@
-import { unwatchFile, watchFile } from 'node:fs'
+import { stat, unwatchFile, watchFile } from 'node:fs'
 import type { Application } from './application.js'
 import type { Level } from './config.js'
+import { messageOf } from './error.js'
 import type { Session } from './session.js'
 
 /** Milliseconds between two looks at a file. */
@@ -42,16 +43,24 @@ export class Reloader {
   }
 
   /** By looking: a name that a rename, a new link or a mount gave to another file sends no event everywhere. */
-  watch(): void {
+  watch(since = Date.now()): void {
     for (const file of this.#live.files) {
       if (this.#watched.has(file)) continue
       this.#watched.add(file)
       // Where the client is on stdin, the process ends by itself.
-      watchFile(file, { persistent: false, interval: POLL }, () => {
-        clearTimeout(this.#settling)
-        this.#settling = setTimeout(() => this.reload(), SETTLED).unref()
-      })
+      watchFile(file, { persistent: false, interval: POLL }, () => this.#changed())
+      // The first look shows no change of what was written between its being read and that look.
+      setTimeout(() => {
+        stat(file, (_, stats) => {
+          if (stats && stats.mtimeMs > since) this.#changed()
+        })
+      }, POLL).unref()
     }
+  }
+
+  #changed(): void {
+    clearTimeout(this.#settling)
+    this.#settling = setTimeout(() => this.reload(), SETTLED).unref()
   }
 
   /** While one is under way, one more follows it. */
@@ -75,6 +84,7 @@ export class Reloader {
   }
 
   async #reload(): Promise<void> {
+    const since = Date.now()
     this.#again = false
     try {
       const pending = await this.#live.reload(this.#app)
@@ -82,9 +92,9 @@ export class Reloader {
       this.#log('warn', `reloaded the stack${later}`)
       this.#tell()
     } catch (error) {
-      this.#log('error', `${error instanceof Error ? error.message : String(error)}; the old stack stays`)
+      this.#log('error', `${messageOf(error)}; the old stack stays`)
     }
-    if (this.#watched.size > 0) this.watch()
+    if (this.#watched.size > 0) this.watch(since)
   }
 
   /** What a client has listed may look different now. A modern one learns it from the hints of what it cached. */

@@ -1,9 +1,9 @@
 import type { Level } from './config.js'
-import { RpcError } from './error.js'
+import { messageOf, RpcError } from './error.js'
 import type { HttpOptions } from './listener/index.js'
 import { moduleUrl } from './load.js'
 import { printable } from './log.js'
-import { hide, messageOf, OK, SIGNALS, say, serve, UNAVAILABLE, used, withCause } from './serve.js'
+import { hide, OK, SIGNALS, say, serve, UNAVAILABLE, used, withCause } from './serve.js'
 import type { Upstream, UpstreamFactory } from './upstream/index.js'
 import { parseSeconds, parseServer, secretsOf, type UrlFlags, UsageError } from './values.js'
 

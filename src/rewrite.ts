@@ -46,7 +46,9 @@ export function rewriteText(text: string, value: unknown): string {
 }
 
 /** The place of objects in the arrays that they were parsed from. */
-export type Origins = ReadonlyMap<unknown, number>
+export interface Origins {
+  get(element: unknown): number | undefined
+}
 
 const nowhere: Origins = new Map()
 /** Down to the content of results and the messages of params: what lies deeper is hardly ever moved and changed at once. */
@@ -54,18 +56,34 @@ const ORIGIN_DEPTH = 4
 
 /** What stands where in a value that was just parsed, for `rewrite` when it has been changed. */
 export function originsOf(value: unknown): Origins {
-  const origins = new Map<unknown, number>()
+  // Copies alone, since most of what is parsed is only read.
+  const arrays: unknown[][] = []
   const visit = (value: unknown, depth: number) => {
     if (typeof value !== 'object' || value === null || depth === 0) return
     if (Array.isArray(value)) {
-      for (const [index, element] of value.entries()) {
-        if (typeof element === 'object' && element !== null) origins.set(element, index)
-        visit(element, depth - 1)
-      }
+      arrays.push([...value])
+      if (depth > 1) for (const element of value) visit(element, depth - 1)
     } else for (const key in value) visit((value as Record<string, unknown>)[key], depth - 1)
   }
   visit(value, ORIGIN_DEPTH)
-  return origins.size === 0 ? nowhere : origins
+  if (arrays.length === 0) return nowhere
+  let places: Map<unknown, number> | undefined
+  return {
+    get(element) {
+      places ??= placesIn(arrays)
+      return places.get(element)
+    },
+  }
+}
+
+function placesIn(arrays: readonly unknown[][]): Map<unknown, number> {
+  const places = new Map<unknown, number>()
+  for (const array of arrays) {
+    for (const [index, element] of array.entries()) {
+      if (typeof element === 'object' && element !== null) places.set(element, index)
+    }
+  }
+  return places
 }
 
 /** undefined where nothing changed */

@@ -2,7 +2,7 @@ import { syncBuiltinESMExports } from 'node:module'
 import { type Application, createProxy } from './application.js'
 import { type Level, levels } from './config.js'
 import type { Context, Middleware } from './context.js'
-import { OptionError } from './error.js'
+import { messageOf, OptionError } from './error.js'
 import { type HttpOptions, type Listener, type Listening, stdioListener } from './listener/index.js'
 import { printable } from './log.js'
 import type { Log, Reloadable } from './reload.js'
@@ -124,10 +124,6 @@ function causeOf(error: Error): string | undefined {
 
 export function withCause(error: Error): string {
   return [error.message, causeOf(error)].filter(Boolean).join(': ')
-}
-
-export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }
 
 /** What a middleware did not catch: a lost promise harms nobody else, after anything else the state is unknown. */
