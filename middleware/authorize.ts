@@ -195,7 +195,7 @@ function subscriptionsOf(ctx: Context): Names {
 function unambiguous(ctx: Context, ...path: readonly string[]): unknown {
   const key = path.at(-1) as string
   const around = path.slice(0, -1).reduce<unknown>(memberOf, ctx.params)
-  if (hasLookalike(around, key) || hasTwins(ctx.raw, 'params', ...path)) {
+  if (hasLookalike(around, key) || hasTwins(ctx.text, 'params', ...path)) {
     ctx.throw(-32600, `Invalid request: ambiguous member "${key}"`)
   }
   return memberOf(around, key)
@@ -231,7 +231,7 @@ async function filter(ctx: Context, next: Next, policy: Policy, { kind, member, 
   for (const key of Object.keys(result)) if (isAlike(key, member)) delete result[key]
   if (policy.personal) makePrivate(result)
   // Of two members of one name only the last was judged: nothing but what was judged may leave.
-  return hasTwins(ctx.raw, 'result', member, name) ? ctx.reply(result) : next()
+  return hasTwins(ctx.text, 'result', member, name) ? ctx.reply(result) : next()
 }
 
 function keep(ctx: Context, next: Next): unknown {

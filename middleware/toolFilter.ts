@@ -76,7 +76,7 @@ function onList(ctx: Context, next: Next, names: Names, describe: Describe): unk
     if (shown.length < result.tools.length) result.tools = shown
   }
   // What was not changed would leave with both of its twins. Written anew, it is what was decided on.
-  return hasTwins(ctx.raw, 'result', 'tools', 'name') ? ctx.reply(result) : next()
+  return hasTwins(ctx.text, 'result', 'tools', 'name') ? ctx.reply(result) : next()
 }
 
 /** Makes a tool what the client shall see; false where that is nothing. */

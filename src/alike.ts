@@ -21,7 +21,7 @@ function folded(key: string): string {
  * element; members beside the path may have twins, which are nobody's business.
  *
  * @param text what `JSON.parse` takes, nested no deeper than a message may be
- * @example hasTwins(ctx.raw, 'result', 'tools', 'name')
+ * @example hasTwins(ctx.text, 'result', 'tools', 'name')
  */
 export function hasTwins(text: string, ...path: readonly string[]): boolean {
   const bytes = asBuffer(new TextEncoder().encode(text))
