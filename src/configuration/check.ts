@@ -60,11 +60,10 @@ function checkEntry(entry: unknown, path: string): void {
     const got = isObject(entry) ? `one with ${Object.keys(entry).join(', ') || 'nothing'}` : kindOf(entry)
     throw new ConfigError(path, `expected a module, or an object { MODULE: options }, got ${got}`)
   }
-  const known = schemas().getSchema(`config#/definitions/Shelf/properties/${name}`)
-  if (/^\w+$/.test(name) && known)
-    check(`Shelf/properties/${name}`, (entry as Record<string, unknown>)[name], `${path}.${name}`)
+  if (/^\w+$/.test(name)) check(`Shelf/properties/${name}`, (entry as Record<string, unknown>)[name], `${path}.${name}`)
 }
 
+/** Of what has no schema, an option of somebody else's middleware, nothing is known. */
 function check(definition: string, value: unknown, path: string): void {
   const validate = schemas().getSchema(`config#/definitions/${definition}`)
   if (!validate || validate(dataOf(value))) return

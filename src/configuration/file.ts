@@ -1,4 +1,3 @@
-import { readFile } from 'node:fs/promises'
 import { basename, extname, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { type Loader, lilconfig } from 'lilconfig'
@@ -61,9 +60,10 @@ export async function readConfig(name: string | undefined, directory: string): P
     throw new UsageError(`--config ${name}: expected a .json, .js or .ts file, got ${extension}`)
   }
   try {
-    await readFile(path)
+    return { path, value: (await explorer.load(path))?.config }
   } catch (error) {
+    // What the loaders find wrong says so itself: what is left is that it could not be read.
+    if (error instanceof UsageError) throw error
     throw new UsageError(`--config ${name}: expected a file that can be read, got ${(error as { code?: string }).code}`)
   }
-  return { path, value: (await explorer.load(path))?.config }
 }

@@ -1,11 +1,11 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { connect, createServer } from 'node:net'
+import { connect } from 'node:net'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { behindPort, callStateless, openSession, whole } from '../fixtures/behind-port.js'
 import { closing } from '../fixtures/closing.js'
 import { omproxy, path, stop } from '../fixtures/command.js'
-import { everything, type HttpServer, startEverything, startTarget, target } from '../fixtures/servers.js'
+import { everything, freePort, type HttpServer, startEverything, startTarget, target } from '../fixtures/servers.js'
 import { type Conversation, type Generation, proxied, type Talk, talkTo, type Where } from '../fixtures/talk.js'
 
 // --- the text format 0.0.4 of Prometheus, read strictly -----------------------------------------------------
@@ -237,15 +237,6 @@ beforeAll(async () => {
 afterAll(() => Promise.all([stop(overHttp.child), stop(targetOverHttp.child)]))
 
 afterEach(() => vi.restoreAllMocks())
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
-}
 
 const node = process.execPath
 const upstreams = {
