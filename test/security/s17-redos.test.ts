@@ -1,12 +1,8 @@
-import { readdirSync, readFileSync } from 'node:fs'
-import { join, relative } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { glob } from 'open-mcp-proxy'
 import { analyse } from 'scslre'
 import ts from 'typescript'
 import { describe, expect, test } from 'vitest'
-
-const root = fileURLToPath(new URL('../..', import.meta.url))
+import { nodes } from './source.js'
 
 interface Found {
   file: string
@@ -15,27 +11,14 @@ interface Found {
 }
 
 /**
- * Every regular expression of a folder: literals, and the texts that one is made of. One that is made of anything else
- * is told as it stands there, so that it is looked at by a person.
+ * Every regular expression: literals, and the texts that one is made of. One that is made of anything else is told as it
+ * stands there, so that it is looked at by a person.
  */
-function regexesIn(folder: string): Found[] {
-  const files = readdirSync(join(root, folder), { withFileTypes: true, recursive: true })
-    .filter((it) => it.isFile() && it.name.endsWith('.ts'))
-    .map((it) => join(it.parentPath, it.name))
-  return files.flatMap((path) => {
-    const found: Found[] = []
-    const file = relative(root, path)
-    const tree = ts.createSourceFile(path, readFileSync(path, 'utf8'), ts.ScriptTarget.Latest, true)
-    const visit = (node: ts.Node) => {
-      if (node.kind === ts.SyntaxKind.RegularExpressionLiteral) found.push({ file, ...partsOf(node.getText()) })
-      const isMade = (ts.isNewExpression(node) || ts.isCallExpression(node)) && node.expression.getText() === 'RegExp'
-      if (isMade) found.push(...textsIn(node).map((source) => ({ file, source, flags: 'i' })))
-      ts.forEachChild(node, visit)
-    }
-    visit(tree)
-    return found
-  })
-}
+const all: Found[] = nodes().flatMap(({ file, node }) => {
+  if (node.kind === ts.SyntaxKind.RegularExpressionLiteral) return [{ file, ...partsOf(node.getText()) }]
+  const isMade = (ts.isNewExpression(node) || ts.isCallExpression(node)) && node.expression.getText() === 'RegExp'
+  return isMade ? textsIn(node).map((source) => ({ file, source, flags: 'i' })) : []
+})
 
 function partsOf(literal: string) {
   const end = literal.lastIndexOf('/')
@@ -107,7 +90,6 @@ const harmless: Record<string, string> = {
 }
 
 describe('a regular expression of ours', () => {
-  const all = ['src', 'middleware'].flatMap(regexesIn)
   const nameOf = ({ file, source, flags }: Found) => `${file} /${source}/${flags}`
 
   test('takes as many steps as its text has characters, however that is made', () => {
@@ -138,8 +120,7 @@ describe('a regular expression of ours', () => {
 
 test('nothing makes one out of what a peer or a user says', () => {
   // The one that is made is made of texts of its own.
-  const made = ['src', 'middleware'].flatMap(regexesIn).filter(({ source }) => source.includes('RegExp('))
-  expect(made).toEqual([])
+  expect(all.filter(({ source }) => source.includes('RegExp('))).toEqual([])
 })
 
 describe('a pattern of a user’s', () => {
