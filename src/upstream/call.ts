@@ -150,6 +150,7 @@ export class Call {
   async #refused(response: HttpResponse): Promise<void> {
     if (response.status === 404 && this.#session !== undefined) {
       discard(response.body)
+      this.#meta = { ...this.#meta, isUnread: true }
       this.#fail(proxyError('upstream_session_lost'))
       return this.#events.onSessionLost(this.#session)
     }
