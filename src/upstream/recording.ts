@@ -49,7 +49,6 @@ export class Recording {
     if (method === 'initialize') {
       this.#initialize = kept(request)
       this.#version = versionOf(answer)
-      this.#initialized = undefined
       this.#level = undefined
       this.#subscriptions.clear()
     } else if (method === 'logging/setLevel') this.#level = kept(request)

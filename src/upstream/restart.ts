@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { type Deferred, deferred } from '../deferred.js'
 import { inPhase, isProxyErrorData, proxyError, RpcError } from '../error.js'
 import { errorFrame, notificationFrame, paramsMember, tokenValue, withId } from '../message.js'
+import { timer } from '../rest.js'
 import { scan } from '../scan.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
 import { headOf, messagesOf } from './answer.js'
@@ -77,7 +77,8 @@ export class RestartingUpstream implements Wire {
   /** It has answered something: what has never worked is not started again. */
   #proven = false
   #paused = false
-  readonly #abort = new AbortController()
+  /** Ends the wait before the next try. */
+  #wake = () => {}
   #healing: Promise<void> | undefined
   #closing: Promise<void> | undefined
   #told = false
@@ -122,7 +123,7 @@ export class RestartingUpstream implements Wire {
 
   async #close(options: CloseOptions): Promise<void> {
     const reason = proxyError('shutting_down')
-    this.#abort.abort()
+    this.#wake()
     this.#trial?.reject(reason)
     this.#giveUp(reason)
     await this.#wire.close(options)
@@ -254,9 +255,9 @@ export class RestartingUpstream implements Wire {
       this.#tell(reason)
       return
     }
-    const error = reason instanceof RpcError ? reason : proxyError('upstream_exited', { cause: reason })
-    const outage = this.#begin(error)
-    outage.error = error
+    const error = lossOf(reason)
+    this.#wire.onclose = undefined
+    this.#begin(error).error = error
     this.#abandon(error)
     if (this.#trial) this.#trial.reject(error)
     else this.#healing = this.#heal(error)
@@ -280,7 +281,7 @@ export class RestartingUpstream implements Wire {
     const outage: Outage = {
       error,
       isLong: false,
-      timer: setTimeout(() => {
+      timer: timer(() => {
         outage.isLong = true
         this.#giveUp(outage.error)
       }, PATIENCE),
@@ -297,7 +298,7 @@ export class RestartingUpstream implements Wire {
       this.onerror?.(new Error(`${lost.message}; it is started again`, { cause: lost.cause }))
       // What it leaves behind may be in the way of the next one.
       await this.#wire.close().catch(() => {})
-      await sleep(this.#backoff.wait, undefined, { signal: this.#abort.signal }).catch(() => {})
+      if (!this.#closing) await this.#wait(this.#backoff.wait)
       if (this.#closing) return
       try {
         return await this.#replace()
@@ -309,11 +310,19 @@ export class RestartingUpstream implements Wire {
     }
   }
 
+  async #wait(milliseconds: number): Promise<void> {
+    const over = deferred()
+    this.#wake = over.resolve
+    const timeout = timer(over.resolve, milliseconds)
+    await over.promise
+    clearTimeout(timeout)
+  }
+
   async #replace(): Promise<void> {
     const trial = deferred<never>()
     this.#trial = trial
     const wire = this.#adopt(this.#options.make())
-    const late = setTimeout(() => trial.reject(proxyError('upstream_timeout', { detail: 'to become ready' })), PATIENCE)
+    const late = timer(() => trial.reject(proxyError('upstream_timeout', { detail: 'to become ready' })), PATIENCE)
     try {
       await Promise.race([this.#ready(wire), trial.promise])
       clearTimeout(late)
@@ -326,7 +335,7 @@ export class RestartingUpstream implements Wire {
       // One that is given up has nothing more to say.
       wire.onframe = undefined
       wire.onclose = undefined
-      this.#abandon(proxyError('upstream_exited', { cause: error }))
+      this.#abandon(lossOf(error))
       throw error
     } finally {
       clearTimeout(late)
@@ -381,7 +390,7 @@ export class RestartingUpstream implements Wire {
       } catch (error) {
         if (isOver(error) && !this.#closing) this.#held.unshift(it)
         else if (waiting) waiting.reject(error)
-        else this.#fail(it, error instanceof RpcError ? error : proxyError('upstream_exited', { phase: 'sent' }))
+        else this.#fail(it, lossOf(error))
         if (isOver(error)) throw error
       }
     }
@@ -393,6 +402,10 @@ export class RestartingUpstream implements Wire {
     clearTimeout(this.#outage?.timer)
     this.onclose?.(reason)
   }
+}
+
+function lossOf(reason: unknown): RpcError {
+  return reason instanceof RpcError ? reason : proxyError('upstream_exited', { phase: 'sent', cause: reason })
 }
 
 function isOver(error: unknown): error is RpcError {

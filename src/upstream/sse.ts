@@ -109,9 +109,10 @@ export class SseUpstream implements Wire {
     } catch (error) {
       if (this.#controller.signal.aborted) return
       const told = error instanceof RpcError ? error : proxyError('upstream_bad_response', { phase: 'sent' })
-      if (meta.status === 404) meta.isUnread = true
+      const isForgotten = told.code === reasons.upstream_session_lost.code
+      if (isForgotten) meta.isUnread = true
       this.onframe?.(errorFrame(head.idText, told.toJSON()), meta)
-      if (meta.status === 404) this.#forgotten()
+      if (isForgotten) this.#forgotten()
     }
   }
 
