@@ -329,8 +329,6 @@ export class RestartingUpstream implements Wire {
       this.#since = performance.now()
       this.#restarted()
       await Promise.race([this.#flush(trial), trial.promise])
-      clearTimeout(this.#outage?.timer)
-      this.#outage = undefined
     } catch (error) {
       // One that is given up has nothing more to say.
       wire.onframe = undefined
@@ -394,6 +392,11 @@ export class RestartingUpstream implements Wire {
         if (isOver(error)) throw error
       }
     }
+    if (this.#trial !== trial) return
+    // At once: what comes from now on must not be held, and the end of this one is no longer that of a trial.
+    clearTimeout(this.#outage?.timer)
+    this.#outage = undefined
+    this.#trial = undefined
   }
 
   #tell(reason?: Error): void {
