@@ -1,14 +1,14 @@
-import { randomBytes } from 'node:crypto'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { type Deferred, deferred } from '../deferred.js'
 import { inPhase, isProxyErrorData, proxyError, RpcError } from '../error.js'
-import { errorFrame, notificationFrame, paramsMember, tokenValue, withId } from '../message.js'
+import { errorFrame, notificationFrame } from '../message.js'
 import { timer } from '../rest.js'
 import { scan } from '../scan.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
 import { headOf, messagesOf } from './answer.js'
 import { Backoff } from './backoff.js'
 import { Recording, type Scanned } from './recording.js'
+import { cancelledBy, type Outgoing, Waiting } from './waiting.js'
 
 /** Milliseconds that what was not sent waits for a new upstream, and that one has to become ready. */
 const PATIENCE = 30_000
@@ -26,13 +26,6 @@ export interface RestartOptions {
   onRestart?: () => void
   /** What all who start it know of its first starts: while that says to wait, none is tried. @default nothing */
   opening?: Backoff | undefined
-}
-
-/** A message on its way to the upstream. */
-interface Outgoing extends Scanned {
-  readonly meta: FrameMeta | undefined
-  /** Who waits until it is sent; undefined once it was, and was refused unread. */
-  waiting?: Deferred
 }
 
 /** A time without an upstream. */
@@ -62,13 +55,7 @@ export class RestartingUpstream implements Wire {
   readonly #pending = new Map<RequestId, Outgoing>()
   /** The server's own requests that have no answer. */
   readonly #asked = new Set<RequestId>()
-  /** In the order in which they are to be sent: those first that were refused once. */
-  #held: Outgoing[] = []
-  readonly #refused = new Set<Outgoing>()
-  /** Requests of our own to a new upstream. */
-  readonly #replayed = new Map<RequestId, (answer: Scanned) => void>()
-  readonly #prefix = `omp-${randomBytes(6).toString('base64url')}-`
-  #serial = 0
+  readonly #waiting = new Waiting()
   #wire: Wire
   #since = performance.now()
   #outage: Outage | undefined
@@ -177,29 +164,16 @@ export class RestartingUpstream implements Wire {
     const { id, kind, method } = it.head
     // One that is being made ready may ask already; whoever asked before is gone.
     if (kind === 'response') return this.#asked.has(id!) ? this.#pass(it) : undefined
-    if (method === 'notifications/cancelled') this.#withdraw(cancelledBy(it))
+    if (method === 'notifications/cancelled') this.#waiting.withdraw(cancelledBy(it))
     if (OF_THE_LOST.has(method)) return undefined
     if (outage.isLong) return Promise.reject(inPhase(outage.error, 'not_sent'))
-    it.waiting = deferred()
-    this.#held.push(it)
-    return it.waiting.promise
-  }
-
-  /** Nobody wants the answer any more. */
-  #withdraw(id: RequestId | undefined): void {
-    const it = this.#held.find(({ head }) => head.kind === 'request' && head.id === id)
-    if (!it) return
-    this.#held = this.#held.filter((other) => other !== it)
-    it.waiting?.resolve()
+    return this.#waiting.add(it)
   }
 
   /** Nothing waits any longer. */
   #giveUp(error: RpcError): void {
     const told = inPhase(error, 'not_sent')
-    for (const it of this.#held.splice(0)) {
-      if (it.waiting) it.waiting.reject(told)
-      else this.#fail(it, told)
-    }
+    this.#waiting.giveUp((it) => (it.waiting ? it.waiting.reject(told) : this.#fail(it, told)))
   }
 
   #fail({ head }: Outgoing, error: RpcError): void {
@@ -223,9 +197,7 @@ export class RestartingUpstream implements Wire {
     if (kind === 'request') this.#asked.add(id!)
     else if (method === 'notifications/cancelled') this.#asked.delete(cancelledBy(it)!)
     else if (kind === 'response' && id !== undefined) {
-      const replayed = this.#replayed.get(id)
-      replayed?.(it)
-      if (replayed) return this.#replayed.delete(id)
+      if (this.#recording.take(it)) return true
       const request = this.#pending.get(id)
       if (!request) return false
       this.#pending.delete(id)
@@ -239,12 +211,8 @@ export class RestartingUpstream implements Wire {
   /** A request that the server refused because it has forgotten the session: it is sent once more, to the next one. */
   #takeBack(id: RequestId | undefined): boolean {
     const it = this.#pending.get(id!)
-    if (!it || this.#refused.has(it) || this.#closing) return false
+    if (!it || this.#closing || !this.#waiting.addRefused(it)) return false
     this.#pending.delete(id!)
-    const first = this.#held.findIndex((other) => !this.#refused.has(other))
-    this.#held.splice(first < 0 ? this.#held.length : first, 0, it)
-    this.#refused.add(it)
-    it.waiting = undefined
     this.#begin(proxyError('upstream_session_lost'))
     return true
   }
@@ -338,7 +306,6 @@ export class RestartingUpstream implements Wire {
     } finally {
       clearTimeout(late)
       this.#trial = undefined
-      this.#replayed.clear()
     }
   }
 
@@ -350,43 +317,19 @@ export class RestartingUpstream implements Wire {
     }
   }
 
-  /** What was settled with the old one is settled with the new one. */
   async #ready(wire: Wire): Promise<void> {
     await wire.start()
-    const { initialize, initialized, requests } = this.#recording
-    if (!initialize) return
-    const answer = await new Promise<Scanned>((resolve, reject) => {
-      this.#replay(wire, initialize, resolve).catch(reject)
-    })
-    if (answer.head.isError) throw proxyError('upstream_session_lost', { detail: 'it refused the handshake' })
-    if (!this.#recording.agrees(answer)) {
-      throw proxyError('upstream_session_lost', { detail: 'it speaks another revision now' })
-    }
-    if (!initialized) return
-    await wire.send(initialized)
-    for (const request of requests) {
-      await this.#replay(wire, request, ({ head }) => {
-        if (head.isError) this.onerror?.(new Error(`The new upstream refused ${request.head.method}`))
-      })
-    }
-  }
-
-  async #replay(wire: Wire, { frame, head }: Scanned, onAnswer: (answer: Scanned) => void): Promise<void> {
-    this.#serial += 1
-    const id = `${this.#prefix}${this.#serial}`
-    this.#replayed.set(id, onAnswer)
-    await wire.send(withId(frame, head, JSON.stringify(id)))
+    await this.#recording.replay(wire, (error) => this.onerror?.(error))
   }
 
   async #flush(trial: Deferred<never>): Promise<void> {
-    while (this.#held.length > 0 && this.#trial === trial) {
-      const it = this.#held.shift() as Outgoing
+    for (let it = this.#waiting.take(); it; it = this.#trial === trial ? this.#waiting.take() : undefined) {
       const { waiting } = it
       try {
         await this.#hand(it)
         waiting?.resolve()
       } catch (error) {
-        if (isOver(error) && !this.#closing) this.#held.unshift(it)
+        if (isOver(error) && !this.#closing) this.#waiting.putBack(it)
         else if (waiting) waiting.reject(error)
         else this.#fail(it, lossOf(error))
         if (isOver(error)) throw error
@@ -414,10 +357,4 @@ function lossOf(reason: unknown): RpcError {
 function isOver(error: unknown): error is RpcError {
   if (!(error instanceof RpcError) || !isProxyErrorData(error.data)) return false
   return error.data.phase === 'not_sent' && OVER.has(error.data.reason)
-}
-
-/** The id that a `notifications/cancelled` speaks of. */
-function cancelledBy({ frame, head }: Scanned): RequestId | undefined {
-  const span = paramsMember(frame, head, 'requestId')
-  return span && (tokenValue(frame, span) as RequestId)
 }
