@@ -33,17 +33,20 @@ export interface ServeOptions {
   logLevel?: Level
 }
 
+/** It begins where white space begins: a long run of it that holds no line feed is looked at once. */
+const BREAK = /(?<!\s)\s*\n\s*/g
+
 let hidden: readonly string[] = []
 
 /** No line that is said from now on shows them, not even where they stand in quotes or one of their lines stands alone. */
 export function hide(secrets: readonly string[]): void {
-  const lines = secrets.flatMap((it) => [it, ...it.split(/\s*\n\s*/)])
+  const lines = secrets.flatMap((it) => [it, ...it.split(BREAK)])
   hidden = longestFirst([...hidden, ...lines, ...lines.map((it) => JSON.stringify(it).slice(1, -1))])
 }
 
 /** One line on stderr, without secrets and without control characters. */
 export function say(text: string): void {
-  let line = text.replace(/\s*\n\s*/g, ' ')
+  let line = text.replaceAll(BREAK, ' ')
   for (const secret of hidden) line = line.replaceAll(secret, '***')
   process.stderr.write(`omproxy: ${printable(Buffer.from(line))}\n`)
 }

@@ -155,7 +155,8 @@ function passedOn(came: FrameMeta['headers'] = {}): Headers {
   const passed: Headers = {}
   const ofConnection = String(came.connection ?? '')
     .toLowerCase()
-    .split(/\s*,\s*/)
+    .split(',')
+    .map((name) => name.trim())
   for (const [name, value] of Object.entries(came)) {
     if (value === undefined || NOT_PASSED.test(name) || ofConnection.includes(name)) continue
     passed[name] = String(value)

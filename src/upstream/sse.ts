@@ -6,7 +6,7 @@ import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
 import { accepted, statusError } from './answer.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
 import { patiently, settledSoon } from './patience.js'
-import { discard, type HttpResponse } from './request.js'
+import { discard, type HttpResponse, within } from './request.js'
 import { bytesOf, readEncoded } from './source.js'
 import { collect, Gate, mediaType } from './stream.js'
 
@@ -129,10 +129,10 @@ export class SseUpstream implements Wire {
   /** Only the origin that we were told to talk to may be named, or our credentials would go elsewhere. */
   #located(address: string): void {
     const { url } = this.#endpoint
-    const target = URL.canParse(address, url.href) ? new URL(address, url) : undefined
+    const target = within(url, address)
     if (this.#target !== undefined) {
       this.#end(proxyError('upstream_session_lost', { phase: 'sent' }))
-    } else if (target?.origin !== url.origin) {
+    } else if (target === undefined) {
       this.#end(proxyError('upstream_bad_response', { detail: 'endpoint of another origin' }))
     } else {
       this.#target = target
