@@ -31,6 +31,7 @@ const { version } = createRequire(import.meta.url)('../package.json') as { versi
 interface CommonOptions {
   use?: string[]
   logLevel?: Level
+  exitWithParent?: boolean
   listen?: string
   path?: string
   allowOrigin?: string[]
@@ -91,11 +92,11 @@ function tokenOf({ token, tokenEnv }: CommonOptions): string | undefined {
 }
 
 function serveOne(upstream: Upstream, options: CommonOptions, headers: Record<string, string> = {}): Promise<void> {
-  const { use, logLevel } = options
+  const { use, logLevel, exitWithParent } = options
   const http = httpOf(options)
   const url = 'url' in upstream ? new URL(upstream.url) : undefined
   hide(secretsOf(headers, url, http?.token))
-  return serve(upstream, { http, begin: async (app) => void app.use(...(await used(use))), logLevel })
+  return serve(upstream, { http, begin: async (app) => void app.use(...(await used(use))), logLevel, exitWithParent })
 }
 
 /** What a file says; what the command line says of the same stands before it. */
@@ -116,6 +117,7 @@ async function serveFile(options: FileOptions): Promise<void> {
     begin: async (app) => live.begin(app, await used(options.use)),
     reloadable: live,
     watch,
+    exitWithParent: options.exitWithParent,
     logLevel: options.logLevel ?? logLevel,
   })
 }
@@ -143,6 +145,7 @@ function common(command: Command): Command {
   return command
     .addOption(several('--use <module>', 'middleware, in order: MODULE[#EXPORT][=JSON]'))
     .addOption(new Option('--log-level <level>', 'what goes to stderr (default: "warn")').choices(levels))
+    .option('--exit-with-parent', 'end when the process that started this one has ended')
     .option('--listen <address>', 'serve clients over HTTP at [HOST:]PORT, not the one on stdin and stdout')
     .option('--path <path>', 'where Streamable HTTP is served (default: "/mcp"); also /sse, /messages, /healthz')
     .addOption(several('--allow-origin <origin>', 'a web page of this origin may use the proxy'))
