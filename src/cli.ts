@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { createRequire } from 'node:module'
 import { Command, CommanderError, Option } from 'commander'
+import type { Application } from './application.js'
 import { type Level, levels } from './config.js'
 import { messageOf } from './error.js'
 import { examples, synopsis } from './help.js'
@@ -32,6 +33,7 @@ interface CommonOptions {
   use?: string[]
   restart?: Restart
   logLevel?: Level
+  exitWithParent?: boolean
   listen?: string
   path?: string
   allowOrigin?: string[]
@@ -96,11 +98,12 @@ function serveOne(
   options: CommonOptions,
   headers: Record<string, string> = {},
 ): Promise<void> {
-  const { use, logLevel, restart } = options
+  const { use, logLevel, restart, exitWithParent } = options
   const http = httpOf(options)
   const url = 'url' in upstream ? new URL(upstream.url) : undefined
   hide(secretsOf(headers, url, http?.token))
-  return serve({ ...upstream, restart }, { http, begin: async (app) => void app.use(...(await used(use))), logLevel })
+  const begin = async (app: Application) => void app.use(...(await used(use)))
+  return serve({ ...upstream, restart }, { http, begin, logLevel, exitWithParent })
 }
 
 /** What a file says; what the command line says of the same stands before it. */
@@ -121,6 +124,7 @@ async function serveFile(options: FileOptions): Promise<void> {
     begin: async (app) => live.begin(app, await used(options.use)),
     reloadable: live,
     watch,
+    exitWithParent: options.exitWithParent,
     logLevel: options.logLevel ?? logLevel,
   })
 }
@@ -148,6 +152,7 @@ function common(command: Command): Command {
   return command
     .addOption(several('--use <module>', 'middleware, in order: MODULE[#EXPORT][=JSON]'))
     .addOption(new Option('--log-level <level>', 'what goes to stderr (default: "warn")').choices(levels))
+    .option('--exit-with-parent', 'end when the process that started this one has ended')
     .option('--listen <address>', 'serve clients over HTTP at [HOST:]PORT, not the one on stdin and stdout')
     .option('--path <path>', 'where Streamable HTTP is served (default: "/mcp"); also /sse, /messages, /healthz')
     .addOption(several('--allow-origin <origin>', 'a web page of this origin may use the proxy'))

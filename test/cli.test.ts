@@ -129,8 +129,8 @@ describe('help and version', () => {
   })
 
   const common = [
-    ...['--use', '--log-level', '--listen', '--path', '--allow-origin', '--allow-host', '--max-sessions'],
-    ...['--idle-timeout', '--token', '--token-env', '--allow-unauthenticated', '--restart'],
+    ...['--use', '--log-level', '--exit-with-parent', '--listen', '--path', '--allow-origin', '--allow-host'],
+    ...['--max-sessions', '--idle-timeout', '--token', '--token-env', '--allow-unauthenticated', '--restart'],
   ]
 
   test.each([
