@@ -1,6 +1,6 @@
 import { expect, it, vi } from 'vitest'
 import { type Asked, type FaultyOptions, faulty } from '../fixtures/faults/server-faulty.js'
-import { proxyTo, shake, type Way, wayName, ways } from '../fixtures/faults/server-ways.js'
+import { MODERN, proxyTo, shake, type Way, wayName, ways } from '../fixtures/faults/server-ways.js'
 import { event } from '../fixtures/http-server.js'
 
 const CLIENTS = 40
@@ -14,11 +14,6 @@ const answers = (way: Way, { id, name, response, stream: open }: Asked) => {
   stream.write(event({ jsonrpc: '2.0', method: 'notifications/progress', params }))
   stream.write(event({ jsonrpc: '2.0', id, result: { said: name } }))
   if (way.upstream === 'http') stream.end()
-}
-
-const MODERN = {
-  'io.modelcontextprotocol/protocolVersion': '2026-07-28',
-  'io.modelcontextprotocol/clientCapabilities': {},
 }
 
 it.each(ports.map((way) => [wayName(way), way] as const))(
