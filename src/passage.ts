@@ -276,11 +276,15 @@ export class Passage implements Transit {
     this.holder = undefined
   }
 
-  /** Resolves when all that was handed on has come to its end; undefined where nothing was since the last time. */
+  /**
+   * Resolves when all that was handed on has come to its end, with what was thrown there, if anything was; undefined
+   * where nothing was handed on since the last time.
+   */
   onward(): Promise<unknown> | undefined {
     const onward = this.#onward
     this.#onward = undefined
-    return onward && Promise.allSettled(onward)
+    if (!onward) return undefined
+    return Promise.allSettled(onward).then((all) => all.find((it) => it.status === 'rejected')?.reason)
   }
 
   /** Waits for its turn and leaves. */

@@ -370,6 +370,23 @@ describe('a throw', () => {
       ),
     ).toEqual(instead({ error: internal }, 'a middleware forgot a request: it neither called next() nor replied'))
   })
+
+  it('at one that did not wait for it is told of as the cause', async () => {
+    const told: unknown[] = []
+    const { app, client } = await joined((it) =>
+      it.use(
+        (_ctx, next) => void next(),
+        () => Promise.reject(new Error('secret')),
+      ),
+    )
+    app.on('error', ({ message, cause }: Error) => told.push([message, cause]))
+    client.say({ id: 1, method: 'm' })
+    await turnOfLoop()
+    expect([client.take(), told]).toEqual([
+      [{ id: 1, error: internal }],
+      [['a middleware forgot a request: it neither called next() nor replied', new Error('secret')]],
+    ])
+  })
 })
 
 describe('a delivery that fails', () => {
