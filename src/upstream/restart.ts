@@ -68,6 +68,8 @@ export class RestartingUpstream implements Wire {
   #wake = () => {}
   #healing: Promise<void> | undefined
   #closing: Promise<void> | undefined
+  /** Before that: a wire may tell of its end while it is told to close. */
+  #isClosing = false
   #told = false
 
   constructor(options: RestartOptions) {
@@ -82,7 +84,7 @@ export class RestartingUpstream implements Wire {
     try {
       await this.#wire.start()
     } catch (error) {
-      if (!this.#closing) opening?.failed(error as Error)
+      if (!this.#isClosing) opening?.failed(error as Error)
       throw error
     }
   }
@@ -109,6 +111,7 @@ export class RestartingUpstream implements Wire {
   }
 
   async #close(options: CloseOptions): Promise<void> {
+    this.#isClosing = true
     const reason = proxyError('shutting_down')
     this.#wake()
     this.#trial?.reject(reason)
@@ -133,7 +136,7 @@ export class RestartingUpstream implements Wire {
   /** Sends it; where the upstream is no more and has not taken it, the next one may. */
   #pass(it: Outgoing): Promise<void> | undefined {
     return this.#hand(it)?.catch((error: unknown) => {
-      const mayWait = this.#proven && !this.#closing && it.head.kind !== 'response'
+      const mayWait = this.#proven && !this.#isClosing && it.head.kind !== 'response'
       if (!mayWait || !isOver(error)) throw error
       return this.#hold(it, this.#begin(error))
     })
@@ -211,15 +214,15 @@ export class RestartingUpstream implements Wire {
   /** A request that the server refused because it has forgotten the session: it is sent once more, to the next one. */
   #takeBack(id: RequestId | undefined): boolean {
     const it = this.#pending.get(id!)
-    if (!it || this.#closing || !this.#waiting.addRefused(it)) return false
+    if (!it || this.#isClosing || !this.#waiting.addRefused(it)) return false
     this.#pending.delete(id!)
     this.#begin(proxyError('upstream_session_lost'))
     return true
   }
 
   #lost(reason?: Error): void {
-    if (this.#closing || !this.#proven) {
-      if (!this.#closing && reason) this.#options.opening?.failed(reason)
+    if (this.#isClosing || !this.#proven) {
+      if (!this.#isClosing && reason) this.#options.opening?.failed(reason)
       this.#tell(reason)
       return
     }
@@ -266,12 +269,12 @@ export class RestartingUpstream implements Wire {
       this.onerror?.(new Error(`${lost.message}; it is started again`, { cause: lost.cause }))
       // What it leaves behind may be in the way of the next one.
       await this.#wire.close().catch(() => {})
-      if (!this.#closing) await this.#wait(this.#backoff.wait)
-      if (this.#closing) return
+      if (!this.#isClosing) await this.#wait(this.#backoff.wait)
+      if (this.#isClosing) return
       try {
         return await this.#replace()
       } catch (failure) {
-        if (this.#closing) return
+        if (this.#isClosing) return
         lost = failure as Error
         if (this.#outage && failure instanceof RpcError) this.#outage.error = failure
       }
@@ -329,7 +332,7 @@ export class RestartingUpstream implements Wire {
         await this.#hand(it)
         waiting?.resolve()
       } catch (error) {
-        if (isOver(error) && !this.#closing) this.#waiting.putBack(it)
+        if (isOver(error) && !this.#isClosing) this.#waiting.putBack(it)
         else if (waiting) waiting.reject(error)
         else this.#fail(it, lossOf(error))
         if (isOver(error)) throw error

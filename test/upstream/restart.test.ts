@@ -423,7 +423,7 @@ describe('the next upstream', () => {
 describe('closing', () => {
   it.each(['up', 'down', 'being made ready'])('leaves nothing behind: %s', async (state) => {
     const all = await settled()
-    const { wire, last, closes } = all
+    const { wire, last, closes, errors } = all
     let held: Promise<unknown> | undefined
     if (state !== 'up') {
       last().onclose?.(exited())
@@ -434,6 +434,7 @@ describe('closing', () => {
     last().closing = async () => last().onclose?.()
     await Promise.all([wire.close(), wire.close({ urgent: true })])
     expect(closes).toEqual([undefined])
+    expect(errors).toHaveLength(state === 'up' ? 0 : 1)
     expect(vi.getTimerCount()).toBe(0)
     if (held) expect(await held).toEqual(proxys(-31008, 'Shutting down', 'shutting_down', 'not_sent', true))
     await vi.advanceTimersByTimeAsync(60_000)
