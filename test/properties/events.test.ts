@@ -217,7 +217,7 @@ const stream = fc
       },
       { weight: 2, arbitrary: fc.string({ unit: 'binary', maxLength: 4 }) },
     ),
-    { maxLength: 40 },
+    { maxLength: 40, size: 'max' },
   )
   .map((pieces) => Buffer.from(pieces.join('')))
 
@@ -229,7 +229,7 @@ const events = fc
       lines: fc.array(fc.uint8Array({ maxLength: 12 }), { maxLength: 3 }),
       end: fc.constantFrom('\n', '\r\n', '\r'),
     }),
-    { maxLength: 6 },
+    { maxLength: 6, size: 'max' },
   )
   .map((all) => {
     const expected: [string, Buffer][] = []

@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { SharedUpstream } from '../../src/upstream/shared.js'
 import { HandWire, joined, turnOfLoop } from '../fixtures/played.js'
-import { runs } from './search.js'
+import { many, runs } from './search.js'
 
 /** The same text, with some of its letters escaped. */
 const spelled = (text: string, dice: readonly number[]) => {
@@ -155,7 +155,7 @@ interface Asked {
 describe('ids and progress tokens of sessions that share a server', () => {
   it('are unique on its wire, and come back to each session as it wrote them', async () => {
     await fc.assert(
-      fc.asyncProperty(fc.array(deed, { maxLength: 30 }), async (deeds) => {
+      fc.asyncProperty(many(deed, 30), async (deeds) => {
         const wire = new HandWire()
         const upstream = new SharedUpstream(
           wire,
@@ -221,7 +221,7 @@ describe('ids and progress tokens of sessions that share a server', () => {
           expect(heard).toEqual(expected)
         }
       }),
-      runs(150),
+      runs(300),
     )
   })
 })

@@ -3,7 +3,7 @@ import type { Middleware } from 'open-mcp-proxy'
 import { describe, expect, it } from 'vitest'
 import { Lane, type Turn } from '../../src/lane.js'
 import { HandWire, joined, turnOfLoop } from '../fixtures/played.js'
-import { runs } from './search.js'
+import { many, runs } from './search.js'
 
 const kind = fc.constantFrom<'request' | 'notification' | 'response'>('request', 'notification', 'response')
 
@@ -28,7 +28,7 @@ describe('a lane', () => {
       fc.record({ release: fc.nat() }),
     )
     await fc.assert(
-      fc.asyncProperty(fc.array(deed, { maxLength: 24 }), async (deeds) => {
+      fc.asyncProperty(many(deed, 24), async (deeds) => {
         const lane = new Lane()
         let released = 0
         lane.onrelease = () => released++
@@ -61,7 +61,7 @@ describe('a lane', () => {
           expect(released).toBe(all.length - held.length)
         }
       }),
-      runs(150),
+      runs(300),
     )
   })
 })
@@ -76,7 +76,7 @@ describe('a line', () => {
 
   it('lets them leave in the order in which they came, but a response before a request that is held', async () => {
     await fc.assert(
-      fc.asyncProperty(fc.scheduler(), fc.array(event, { maxLength: 24 }), async (scheduler, events) => {
+      fc.asyncProperty(fc.scheduler(), many(event, 24), async (scheduler, events) => {
         const delay: Middleware = async (_ctx, next) => {
           await scheduler.schedule(Promise.resolve())
           await next()
@@ -135,7 +135,7 @@ describe('a line', () => {
         }
         expect(app.stats().lanes).toEqual({ 'client-to-server': 0, 'server-to-client': 0 })
       }),
-      runs(60),
+      runs(150),
     )
   })
 })

@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import type { Context, Middleware, Next } from 'open-mcp-proxy'
 import { expect, it } from 'vitest'
 import { joined, turnOfLoop } from '../fixtures/played.js'
-import { runs } from './search.js'
+import { many, runs } from './search.js'
 
 type Side = 'client' | 'server'
 
@@ -159,10 +159,15 @@ const deeds: Record<string, Deed> = {
 }
 /** What a deeper one throws is lost on these, where the message has its outcome already. */
 const careless = new Set(['passUnawaited', 'passAndGoOn', 'passTwiceAtOnce', 'passUnawaitedAndThrow'])
-const deed = fc.constantFrom(...Object.keys(deeds))
+const calm = Object.keys(deeds).filter((name) => !name.startsWith('hang'))
 /** Per place, what is done with requests, responses and notifications; and how seldom. */
-const place = fc.record({ request: deed, response: deed, notification: deed, every: fc.integer({ min: 0, max: 3 }) })
+const place = (names: readonly string[]) => {
+  const deed = fc.constantFrom(...names)
+  return fc.record({ request: deed, response: deed, notification: deed, every: fc.integer({ min: 0, max: 3 }) })
+}
+const line = fc.oneof(...[calm, Object.keys(deeds)].map((names) => fc.array(place(names), { maxLength: 4 })))
 
+const noLanes = { 'client-to-server': 0, 'server-to-client': 0 }
 const side = fc.constantFrom<Side>('client', 'server')
 const id = fc.integer({ min: 0, max: 4 })
 const event = fc.oneof(
@@ -172,7 +177,8 @@ const event = fc.oneof(
   { weight: 1, arbitrary: fc.record({ does: fc.constant('notify' as const), side }) },
   { weight: 2, arbitrary: fc.record({ does: fc.constant('wait' as const) }) },
 )
-const end = fc.constantFrom('client leaves', 'server is lost', 'close')
+/** Or both ends answer all that they were asked before it comes to one. */
+const end = fc.constantFrom('client leaves', 'server is lost', 'close', 'close at rest')
 
 /** What an end has said and got, by its ids: requests are accepted, cancelled, and answered. */
 class Account {
@@ -197,104 +203,111 @@ class Account {
 
 it('whatever middleware, peers and time do, each accepted request gets exactly one outcome', async () => {
   await fc.assert(
-    fc.asyncProperty(
-      fc.array(place, { maxLength: 4 }),
-      fc.array(event, { maxLength: 25 }),
-      end,
-      async (places, events, how) => {
-        const secrets = new Secrets()
-        const reported: Error[] = []
-        /** Of the outer middleware: how often each message came, and went. */
-        const runs = { entered: 0, left: 0 }
-        const watch: Middleware = async (ctx, next) => {
-          if (ctx.method === 'own') return next()
-          runs.entered++
-          try {
-            await next()
-          } finally {
-            runs.left++
-          }
+    fc.asyncProperty(line, many(event, 25), end, async (places, events, how) => {
+      const secrets = new Secrets()
+      const reported: Error[] = []
+      /** Of the outer middleware: how often each message came, and went. */
+      const runs = { entered: 0, left: 0 }
+      const watch: Middleware = async (ctx, next) => {
+        if (ctx.method === 'own') return next()
+        runs.entered++
+        try {
+          await next()
+        } finally {
+          runs.left++
         }
-        const line = places.map((place): Middleware => {
-          let count = 0
-          return (ctx, next) => {
-            if (ctx.method === 'own' || count++ % (place.every + 1) !== place.every) return next()
-            return deeds[place[ctx.kind]]?.(ctx, next, secrets)
-          }
-        })
-        const { app, client, server } = await joined((it) => it.use(watch, ...line, watch), { drainTimeout: 5 })
-        app.on('error', (error: Error) => reported.push(error))
-        const ends = {
-          client: { wire: client, account: new Account() },
-          server: { wire: server, account: new Account() },
+      }
+      const middleware = places.map((place): Middleware => {
+        let count = 0
+        return (ctx, next) => {
+          if (ctx.method === 'own' || count++ % (place.every + 1) !== place.every) return next()
+          return deeds[place[ctx.kind]]?.(ctx, next, secrets)
         }
-        const texts: string[] = []
-        const collect = () => {
-          for (const { wire, account } of Object.values(ends)) {
-            texts.push(...wire.sent)
-            account.take(wire.take())
-          }
+      })
+      const { app, client, server } = await joined((it) => it.use(watch, ...middleware, watch), { drainTimeout: 5 })
+      app.on('error', (error: Error) => reported.push(error))
+      const ends = {
+        client: { wire: client, account: new Account() },
+        server: { wire: server, account: new Account() },
+      }
+      const texts: string[] = []
+      const collect = () => {
+        for (const { wire, account } of Object.values(ends)) {
+          texts.push(...wire.sent)
+          account.take(wire.take())
         }
-        let serial = 0
-        for (const it of events) {
-          collect()
-          if (it.does === 'wait') {
-            await turnOfLoop()
-            continue
-          }
-          const { wire, account } = ends[it.side]
-          if (it.does === 'notify') wire.say({ method: 'n', params: { serial: serial++ } })
-          if (it.does === 'answer') {
-            const [id] = account.unanswered.splice(it.nth % (account.unanswered.length || 1), 1)
-            if (id !== undefined) wire.say({ id, result: { n: serial } })
-          }
-          if (it.does === 'ask') {
-            const request = account.requests.get(it.id) ?? { asked: 0, cancelled: 0, answered: 0, open: false }
-            // An end that uses an id twice is refused, which another test is about.
-            if (request.open) continue
-            account.requests.set(it.id, { ...request, asked: request.asked + 1, open: true })
-            wire.say({ id: it.id, method: 'm', params: { serial: serial++ } })
-          }
-          if (it.does === 'cancel') {
-            const request = account.requests.get(it.id)
-            if (!request?.open) continue
-            request.open = false
-            request.cancelled++
-            wire.say({ method: 'notifications/cancelled', params: { requestId: it.id } })
-          }
-        }
-        if (how === 'client leaves') client.onclose?.()
-        if (how === 'server is lost') server.onclose?.()
-        await app.close()
-        await turnOfLoop()
+      }
+      let serial = 0
+      for (const it of events) {
         collect()
-        for (const [side, { account }] of Object.entries(ends)) {
-          for (const { asked, cancelled, answered } of account.requests.values()) {
-            // Nobody is told who is not there. A cancellation and an answer may cross.
-            const least = side === 'server' && how === 'server is lost' ? 0 : asked - cancelled
-            expect(answered).toBeGreaterThanOrEqual(least)
-            expect(answered).toBeLessThanOrEqual(asked)
+        if (it.does === 'wait') {
+          await turnOfLoop()
+          continue
+        }
+        const { wire, account } = ends[it.side]
+        if (it.does === 'notify') wire.say({ method: 'n', params: { serial: serial++ } })
+        if (it.does === 'answer') {
+          const [id] = account.unanswered.splice(it.nth % (account.unanswered.length || 1), 1)
+          if (id !== undefined) wire.say({ id, result: { n: serial } })
+        }
+        if (it.does === 'ask') {
+          const request = account.requests.get(it.id) ?? { asked: 0, cancelled: 0, answered: 0, open: false }
+          // An end that uses an id twice is refused, which another test is about.
+          if (request.open) continue
+          account.requests.set(it.id, { ...request, asked: request.asked + 1, open: true })
+          wire.say({ id: it.id, method: 'm', params: { serial: serial++ } })
+        }
+        if (it.does === 'cancel') {
+          const request = account.requests.get(it.id)
+          if (!request?.open) continue
+          request.open = false
+          request.cancelled++
+          wire.say({ method: 'notifications/cancelled', params: { requestId: it.id } })
+        }
+      }
+      if (how === 'close at rest') {
+        for (let turns = 0; turns < 40; turns++) {
+          for (const { wire, account } of Object.values(ends)) {
+            for (const id of account.unanswered.splice(0)) wire.say({ id, result: {} })
           }
-          expect(new Set(account.seen).size).toBe(account.seen.length)
+          await turnOfLoop()
+          collect()
         }
-        expect(app.stats()).toMatchObject({
-          sessions: 0,
-          pending: 0,
-          lanes: { 'client-to-server': 0, 'server-to-client': 0 },
-        })
-        expect(
-          texts.filter((text) => text.includes('secret') || (text.includes('omp-') && !text.includes('method'))),
-        ).toEqual([])
-        const isCareful = places.every((it) => !Object.values(it).some((deed) => careless.has(String(deed))))
-        for (const [n, one] of secrets.thrown.entries()) {
-          const told = reported.filter(({ message, cause }) => `${message} ${cause}`.includes(`secret ${n}.`)).length
-          if (secrets.caught.has(one) || !isCareful) expect(told).toBeLessThanOrEqual(1)
-          else expect([n, told]).toEqual([n, 1])
+        const hangs = places.some((it) => Object.values(it).some((deed) => String(deed).startsWith('hang')))
+        if (!hangs) expect(app.stats()).toMatchObject({ pending: 0, lanes: noLanes })
+      }
+      if (how === 'client leaves') client.onclose?.()
+      if (how === 'server is lost') server.onclose?.()
+      await app.close()
+      // What hung may go on now, and finds that it is too late.
+      for (let turns = 0; turns < 10; turns++) await turnOfLoop()
+      collect()
+      for (const [side, { account }] of Object.entries(ends)) {
+        for (const { asked, cancelled, answered } of account.requests.values()) {
+          // Nobody is told who is not there. A cancellation and an answer may cross.
+          const least = side === 'server' && how === 'server is lost' ? 0 : asked - cancelled
+          expect(answered).toBeGreaterThanOrEqual(least)
+          expect(answered).toBeLessThanOrEqual(asked)
         }
-        const hangs = places.some((it) => Object.values(it).includes('hang'))
-        if (!hangs) expect(runs.left).toBe(runs.entered)
-      },
-    ),
+        expect(new Set(account.seen).size).toBe(account.seen.length)
+      }
+      expect(app.stats()).toMatchObject({
+        sessions: 0,
+        pending: 0,
+        lanes: noLanes,
+      })
+      expect(
+        texts.filter((text) => text.includes('secret') || (text.includes('omp-') && !text.includes('method'))),
+      ).toEqual([])
+      const isCareful = places.every((it) => !Object.values(it).some((deed) => careless.has(String(deed))))
+      for (const [n, one] of secrets.thrown.entries()) {
+        const told = reported.filter(({ message, cause }) => `${message} ${cause}`.includes(`secret ${n}.`)).length
+        if (secrets.caught.has(one) || !isCareful) expect(told).toBeLessThanOrEqual(1)
+        else expect([n, told]).toEqual([n, 1])
+      }
+      const hangs = places.some((it) => Object.values(it).includes('hang'))
+      if (!hangs) expect(runs.left).toBe(runs.entered)
+    }),
     runs(100),
   )
 })

@@ -3,7 +3,7 @@ import type { Middleware } from 'open-mcp-proxy'
 import { afterEach, beforeEach, expect, it, vi } from 'vitest'
 import { proxyError, type Reason } from '../../src/error.js'
 import { HandWire, joined, turnOfLoop } from '../fixtures/played.js'
-import { runs } from './search.js'
+import { many, runs } from './search.js'
 
 type Id = number | string
 type Side = 'client' | 'server'
@@ -248,7 +248,7 @@ class Table {
   }
 }
 
-const events = fc.array(event, { maxLength: 30 })
+const events = many(event, 40)
 
 it('every request has one outcome at its sender, and nothing else comes of what the ends say', async () => {
   await fc.assert(
@@ -258,6 +258,6 @@ it('every request has one outcome at its sender, and nothing else comes of what 
       for (const event of events) await table.play(event)
       await table.end(how)
     }),
-    runs(60),
+    runs(400),
   )
 })

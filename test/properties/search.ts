@@ -9,6 +9,9 @@ vi.setConfig({ testTimeout: Math.max(30_000, factor * 60_000) })
 /** So many runs, or as many more as were asked for. */
 export const runs = (usual: number) => ({ numRuns: Math.ceil(usual * factor) })
 
+/** Up to so many, and often as many: of its own fast-check rarely makes more than ten. */
+export const many = <T>(one: fc.Arbitrary<T>, maxLength: number) => fc.array(one, { maxLength, size: 'max' })
+
 /** How a stream of bytes comes: cut at any place, also inside a character. */
 export const sizes = fc.array(fc.integer({ min: 1, max: 24 }), { minLength: 1, maxLength: 12 })
 
