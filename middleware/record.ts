@@ -214,8 +214,18 @@ class Masker {
 
   /** A text that is JSON itself is looked into. */
   #text(text: string): string {
-    const inner = /^\s*[[{]/.test(text) && isJson(text) ? this.masked(text) : text
+    const inner = /^\s*[[{]/.test(text) && isJson(text) ? this.#inside(text) : text
     return inner.replace(TOKENS, MASK)
+  }
+
+  /** What nests too deep to be looked into is not shown. */
+  #inside(text: string): string {
+    try {
+      return this.masked(text)
+    } catch (error) {
+      if (error instanceof RangeError) return MASK
+      throw error
+    }
   }
 }
 
