@@ -160,7 +160,7 @@ export class Carrier implements Crossing {
 
   #report(error: unknown, passage: Passage): void {
     const known = error instanceof Error ? error : new Error(`a middleware threw ${String(error)}`)
-    this.#options.report(known, new Context(passage, passage.place))
+    this.#options.report(known, new Context(passage, passage.blamed(error)))
   }
 
   waiting<T>(promise: Promise<T>): Promise<T> {

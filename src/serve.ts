@@ -76,7 +76,7 @@ export async function serve(upstream: Upstream, options: ServeOptions): Promise<
   const stdout = takeStdout()
   const app = createProxy()
   app.on('error', (error: Error, ctx?: Context) => {
-    const where = ctx ? ` (${[ctx.direction, ctx.kind, ctx.method].filter(Boolean).join(' ')})` : ''
+    const where = ctx ? ` (${[ctx.middleware, ctx.direction, ctx.kind, ctx.method].filter(Boolean).join(' ')})` : ''
     log('warn', `${error.message}${where}`)
     log('debug', causeOf(error) ?? String(error.stack))
   })
