@@ -164,7 +164,7 @@ class Stage {
       const path = upstream === 'sse' ? '/sse' : '/mcp'
       return { url: `http://127.0.0.1:${this.#far?.port}${path}`, type, timeout: 2_000, maxMessageBytes: 1 << 20 }
     }
-    const restart = restarts === undefined ? {} : { restart: restarts ? 'on-failure' : 'never' }
+    const restart = restarts === undefined ? {} : { restart: restarts ? ('on-failure' as const) : ('never' as const) }
     const stderr = new PassThrough().resume()
     return { command: process.execPath, args: [SERVER, this.#file], maxMessageBytes: 1 << 20, stderr, ...restart }
   }
