@@ -5,7 +5,7 @@ import type { Entry, History, Journaled, Outcome } from './history.js'
 export interface Circumstances {
   /** Nothing but single requests fails: whatever is asked well must succeed. */
   isCalm: boolean
-  /** The upstream is one pipe, so that what comes in has one order. */
+  /** Both ends are pipes, so that what goes in has one order, and what comes out. */
   isPipe: boolean
   /** Milliseconds within which everything must have come to its end. */
   bound: number
@@ -160,16 +160,20 @@ interface ErrorData {
   token?: string
 }
 
-/** On each stream to a client, what comes from one stream of the server is in its order, and there once. */
+/**
+ * On each stream to a client, what comes from one stream of the server is in its order, and there once. Only a response
+ * may overtake a request.
+ */
 function disorderHeard({ heard }: History): string[] {
-  const last = new Map<string, number>()
+  const last = new Map<string, { any: number; asking: number }>()
   const seen = new Set<string>()
   const disorder: string[] = []
-  for (const { life, via, from, n } of heard) {
+  for (const { life, via, from, n, kind } of heard) {
     const way = `${life} ${via} ${from}`
-    const before = last.get(way) ?? 0
-    if (n <= before) disorder.push(`${way}: ${n} behind ${before}`)
-    last.set(way, n)
+    const { any, asking } = last.get(way) ?? { any: 0, asking: 0 }
+    const before = kind === 'request' ? asking : any
+    if (n <= before) disorder.push(`${way}: ${kind} ${n} behind ${before}`)
+    last.set(way, { any: Math.max(any, n), asking: kind === 'response' ? asking : Math.max(asking, n) })
     const message = `${life} ${from} ${n}`
     if (seen.has(message)) disorder.push(`${message}: twice`)
     seen.add(message)
@@ -177,7 +181,7 @@ function disorderHeard({ heard }: History): string[] {
   return disorder
 }
 
-/** Of requests over HTTP, each of which has its own connection, nobody can say in which order they come. */
+/** Of requests over HTTP, each of which has its own connection, nobody can say in which order they come; a notification's is that in which it was taken. */
 function disorderJournaled(journal: readonly Journaled[], isPipe: boolean): string[] {
   const last = new Map<string, number>()
   const disorder: string[] = []

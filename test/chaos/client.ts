@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Id, Message } from './behaviour.mjs'
-import type { ClientKind, Entry, History, Life, Outcome, Script } from './history.js'
+import type { ClientKind, Entry, Heard, History, Life, Outcome, Script } from './history.js'
 import type { Leaving, Link } from './links.js'
 
 /** What a client does, one after the other. */
@@ -250,7 +250,9 @@ export class Client {
     const { history } = this.#options
     if (message?.jsonrpc !== '2.0') return void history.strays.push({ life: life.name, text })
     const { from, n } = (message.params ?? message.result ?? {}) as { from?: string; n?: number }
-    if (from !== undefined && n !== undefined) history.heard.push({ life: life.name, via, from, n })
+    if (from !== undefined && n !== undefined) {
+      history.heard.push({ life: life.name, via, from, n, kind: kindOf(message) })
+    }
     if (message.method === undefined) this.#answer(life, message, text, via, owner)
     else if (message.id !== undefined) this.#asked(link, message)
     else if (message.method === 'notifications/progress') this.#progress(life, message, text)
@@ -275,7 +277,7 @@ export class Client {
   #owner(life: Life, { id, result, error }: Message): Entry | undefined {
     const entries = this.#entries(life).filter((it) => it.id === id)
     const token = tokenOf(result) ?? (error?.data as { token?: string } | undefined)?.token
-    if (token !== undefined) return entries.find((it) => it.token === token) ?? entries.at(-1)
+    if (token !== undefined) return rightful(entries, token) ?? entries.at(-1)
     const open = entries.filter((it) => it.outcomes.length === 0)
     if (error?.code === -32600) return open.find(({ isTwin }) => isTwin) ?? open.at(-1) ?? entries.at(-1)
     return open.find(({ isTwin, cancelledAt }) => !isTwin && !cancelledAt) ?? open.at(-1) ?? entries.at(-1)
@@ -325,6 +327,24 @@ export class Client {
 
 export function isSettled({ outcomes, cancelledAt, lostAt, endedAt }: Entry): boolean {
   return outcomes.length > 0 || cancelledAt !== undefined || lostAt !== undefined || endedAt !== undefined
+}
+
+/** Of two POSTs of one id the second may come first: then the first was the one that was refused. */
+function rightful(entries: Entry[], token: string): Entry | undefined {
+  const entry = entries.find((it) => it.token === token)
+  const [outcome] = entry?.outcomes ?? []
+  const other = entries.find((it) => it !== entry && it.outcomes.length === 0)
+  if (entry && other && outcome && 'error' in outcome && outcome.error.code === -32600) {
+    other.outcomes.push(...entry.outcomes.splice(0))
+    Object.assign(other, { isTwin: true })
+    Object.assign(entry, { isTwin: false })
+  }
+  return entry
+}
+
+function kindOf({ id, method }: Message): Heard['kind'] {
+  if (method === undefined) return 'response'
+  return id === undefined ? 'notification' : 'request'
 }
 
 /** The token that a result gives back. */

@@ -69,6 +69,7 @@ export interface Heard {
   via: string
   from: string
   n: number
+  kind: 'request' | 'notification' | 'response'
 }
 
 export type Journaled = JournalLine & { who: string }

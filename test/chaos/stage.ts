@@ -32,6 +32,8 @@ export interface Tampering {
   middleware?: Middleware
   text?: (text: string) => string[]
   journal?: (journal: Journaled[]) => Journaled[]
+  /** Milliseconds within which everything has come to its end. */
+  bound?: number
 }
 
 /** Runs a stage to its end, and tells which promises were not kept. */
@@ -48,9 +50,9 @@ export async function runStage(plan: StagePlan, account: Account, tampering: Tam
   }
   const journal = tampering.journal?.(stage.journal()) ?? stage.journal()
   account.add(stage.history, journal)
-  const isPipe = plan.row.upstream === 'stdio'
-  violations.push(...judge(stage.history, journal, { isCalm: plan.isCalm, isPipe, bound: BOUND }))
-  violations.push(...(await stage.survivors(journal)), ...(await leftOver(before)))
+  const isPipe = plan.row.upstream === 'stdio' && plan.row.listener !== 'port'
+  violations.push(...judge(stage.history, journal, { isCalm: plan.isCalm, isPipe, bound: tampering.bound ?? BOUND }))
+  violations.push(...(await stage.survivors(journal)), ...(await leftOver(before, tampering.bound ?? 10_000)))
   stage.forget()
   return violations
 }
@@ -93,7 +95,7 @@ class Stage {
           new Client(plan, {
             name: `${this.#plan.index}:${number}:${index}`,
             history: this.history,
-            bound: BOUND,
+            bound: this.#tampering.bound ?? BOUND,
             open: (kind) => this.#connect(kind),
             tamper: this.#tampering.text,
           }).run(),
@@ -232,7 +234,7 @@ function resources(): Resources {
 }
 
 /** What holds the process, or a descriptor, that did not before. */
-async function leftOver(before: Resources): Promise<Violation[]> {
+async function leftOver(before: Resources, patience: number): Promise<Violation[]> {
   const surplus = () => {
     const now = resources()
     const more = [...now.active].filter(([name, count]) => count > (before.active.get(name) ?? 0) && name !== 'Timeout')
@@ -242,7 +244,7 @@ async function leftOver(before: Resources): Promise<Violation[]> {
     return { files: now.files - before.files, more }
   }
   const isClean = () => surplus().files <= 0 && surplus().more.length === 0
-  await until(isClean, 10_000)
+  await until(isClean, patience)
   const { files, more } = surplus()
   return isClean() ? [] : [leftover(`descriptors: ${files}, resources: ${JSON.stringify(more)}`)]
 }
