@@ -41,7 +41,7 @@ export function audit(options: AuditOptions): Middleware {
   check({ file: null, ...(options as object) })
   const isRecorded = patternsOf(options.methods)
   const desk = new Desk(options)
-  return define({ role: 'observe', start: desk.start, close: desk.close }, function audit(ctx, next) {
+  return define({ name: 'audit', role: 'observe', start: desk.start, close: desk.close }, function audit(ctx, next) {
     if (ctx.kind === 'response') return desk.response(ctx, next)
     return ctx.kind === 'request' && isRecorded(ctx.method as string) ? desk.request(ctx, next) : next()
   })
@@ -195,7 +195,7 @@ class Trail {
   #last = GENESIS
   #stream: Promise<Writable> | undefined
   #ended: Promise<unknown> | undefined
-  #restsUntil = 0
+  #restsUntil = Number.NEGATIVE_INFINITY
   #isToldOf = false
 
   constructor(readonly path: string) {}
@@ -214,7 +214,7 @@ class Trail {
 
   /** Resolves with whether it is written; never rejects. */
   async write(body: string, limit: number): Promise<boolean> {
-    if (Date.now() < this.#restsUntil) return false
+    if (performance.now() < this.#restsUntil) return false
     this.#stream ??= this.#open()
     const stream = this.#stream
     let lost = 0
@@ -237,7 +237,7 @@ class Trail {
     } catch (error) {
       this.lost += lost
       if (stream === this.#stream) void this.end()
-      this.#restsUntil = Date.now() + REST
+      this.#restsUntil = performance.now() + REST
       return this.#tell((error as Error).message)
     }
   }

@@ -1,3 +1,4 @@
+import type { Application } from './application.js'
 import type { Level } from './config.js'
 import { messageOf, RpcError } from './error.js'
 import type { HttpOptions } from './listener/index.js'
@@ -19,6 +20,7 @@ export interface ReplayCommandOptions extends UrlFlags {
   answerTimeout: string
   use?: string[]
   logLevel?: Level
+  exitWithParent?: boolean
 }
 
 /** What the command asks of the middleware that it is made of. */
@@ -66,10 +68,11 @@ export async function replayCommand(
     throw new UsageError(messageOf(error))
   }
   if (!upstream) {
-    const { match, use, logLevel } = options
+    const { match, use, logLevel, exitWithParent } = options
     const served = shelf.replay({ file, session, match })
     hide(secretsOf({}, undefined, http?.token))
-    return serve(served, { begin: async (app) => void app.use(...(await used(use))), logLevel, http })
+    const begin = async (app: Application) => void app.use(...(await used(use)))
+    return serve(served, { begin, logLevel, exitWithParent, http })
   }
   const timeout = parseSeconds('--answer-timeout', options.answerTimeout)
   const { signal, number } = interrupted()
@@ -97,9 +100,12 @@ function upstreamOf([program, ...args]: readonly string[], options: ReplayComman
 }
 
 /** Options that would do nothing. */
-function refuseLost({ match, use, ignore }: ReplayCommandOptions, http: HttpOptions | undefined, isClient: boolean) {
+function refuseLost(options: ReplayCommandOptions, http: HttpOptions | undefined, isClient: boolean) {
+  const { match, use, ignore, exitWithParent } = options
   const wrong = isClient
-    ? Object.entries({ match, use, listen: http }).find(([, value]) => value !== undefined)
+    ? Object.entries({ match, use, listen: http, 'exit-with-parent': exitWithParent }).find(
+        ([, value]) => value !== undefined,
+      )
     : Object.entries({ ignore }).find(([, value]) => value !== undefined)
   if (!wrong) return
   const expected = isClient ? 'no server to hold the recording against' : 'a COMMAND or --url URL with it'

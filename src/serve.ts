@@ -19,6 +19,8 @@ export const UNAVAILABLE = 69
 export const SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
 /** How long a second signal lets the upstream end before it is killed, in milliseconds. */
 const LAST_GRACE = 700
+/** How often it is looked whether whoever started us is still there, in milliseconds. */
+const PARENT_POLL = 1_000
 
 export interface ServeOptions {
   /** Where clients come to. @default this process's stdin and stdout */
@@ -29,6 +31,8 @@ export interface ServeOptions {
   reloadable?: Reloadable
   /** Makes it anew when one of its files changes, too. @default false */
   watch?: boolean
+  /** Ends when whoever started the process is gone, as at the end of stdin. @default false */
+  exitWithParent?: boolean
   /** @default 'warn' */
   logLevel?: Level
 }
@@ -65,13 +69,14 @@ export async function used(use: readonly string[] = []): Promise<Middleware[]> {
  */
 export async function serve(upstream: Upstream, options: ServeOptions): Promise<void> {
   const { http, logLevel = 'warn', reloadable } = options
+  const { ppid } = process
   const log: Log = (at, text) => {
     if (levels.indexOf(at) <= levels.indexOf(logLevel)) say(text)
   }
   const stdout = takeStdout()
   const app = createProxy()
   app.on('error', (error: Error, ctx?: Context) => {
-    const where = ctx ? ` (${[ctx.direction, ctx.kind, ctx.method].filter(Boolean).join(' ')})` : ''
+    const where = ctx ? ` (${[ctx.middleware, ctx.direction, ctx.kind, ctx.method].filter(Boolean).join(' ')})` : ''
     log('warn', `${error.message}${where}`)
     log('debug', causeOf(error) ?? String(error.stack))
   })
@@ -84,6 +89,7 @@ export async function serve(upstream: Upstream, options: ServeOptions): Promise<
   const interrupted = handleSignals(app, log, http === undefined, reloader ? others : SIGNALS)
   if (reloader) process.on('SIGHUP', () => reloader.reload())
   if (options.watch) reloader?.watch()
+  if (options.exitWithParent) watchParent(app, log, ppid)
   if (listening.address !== undefined) log('warn', `listening on ${listening.address}`)
   const { reason, served } = await listening.closed
   reloader?.close()
@@ -107,6 +113,17 @@ async function listen(app: Application, upstream: Upstream, on: HttpOptions | Li
     if (syscall !== 'listen' && syscall !== 'getaddrinfo') throw error
     throw new Error(`could not listen on ${on.host ?? '127.0.0.1'} port ${on.port}: ${code}`)
   }
+}
+
+/** An orphan has another parent: nothing else tells a process without a stdin to end that it is one. */
+function watchParent(app: Application, log: Log, parent: number): void {
+  const poll = setInterval(() => {
+    if (process.ppid === parent) return
+    clearInterval(poll)
+    log('info', 'the parent is gone: closing when the requests in flight are answered')
+    void app.close()
+  }, PARENT_POLL)
+  poll.unref()
 }
 
 let taken: NodeJS.WriteStream | undefined

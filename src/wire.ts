@@ -20,6 +20,8 @@ export interface FrameMeta {
   readonly headers?: Readonly<Record<string, string | string[] | undefined>>
   /** What a listener's authentication found out about the sender. */
   readonly authInfo?: unknown
+  /** It is our own refusal of a request that the server turned away unread: its session is lost (HTTP 404). */
+  readonly isUnread?: true
   /** The address of the socket that the frame came from, over HTTP: that of a reverse proxy, where there is one. */
   readonly remoteAddress?: string
 }

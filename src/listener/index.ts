@@ -132,9 +132,10 @@ export type RequestHandler = (
 /** The one client at this process's stdin and stdout. */
 export function stdioListener(options?: StdioClientOptions): Listener {
   return (accept) => {
-    const session = accept(new StdioClient(options))
+    const client = new StdioClient(options)
+    const session = accept(client)
     return {
-      closed: session.closed,
+      closed: session.closed.then((ending) => ({ ...ending, reason: ending.reason ?? client.failure })),
       close: (how) => session.close(how),
     }
   }

@@ -106,8 +106,11 @@ export class StatelessClient implements Wire {
 
   /** Ends what is open. Urgent: without waiting for its reader. */
   async close({ urgent = false }: CloseOptions = {}): Promise<void> {
-    const { response } = this.#options
-    if (!this.#answered && !this.#stream) refuse(response, refused(503, 'shutting_down'))
+    const { response, head } = this.#options
+    if (!this.#answered && !this.#stream) {
+      const idText = head.kind === 'request' ? head.idText : undefined
+      refuse(response, { ...refused(503, 'shutting_down'), idText })
+    }
     this.#end()
     await settle([response], urgent)
   }

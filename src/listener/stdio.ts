@@ -15,6 +15,9 @@ export interface StdioClientOptions {
   maxMessageBytes?: number
 }
 
+/** A reader or a writer at the other end is no more: a pipe, a socket, a terminal. */
+const GONE = new Set<unknown>(['EPIPE', 'ECONNRESET', 'EIO'])
+
 /**
  * The client that started this process, and speaks to it over its stdin and stdout (specification 2025-11-25,
  * basic/transports, "stdio"). Hands over every line that is not blank, whatever is in it.
@@ -26,6 +29,9 @@ export class StdioClient implements Wire {
   onframe?: Wire['onframe']
   onclose?: Wire['onclose']
   onerror?: Wire['onerror']
+
+  /** What broke stdin or stdout where nobody has left: a disk that is full. */
+  failure: Error | undefined
 
   readonly #stdin: Readable & { ref?(): unknown; unref?(): unknown }
   readonly #reader: LineReader
@@ -43,10 +49,13 @@ export class StdioClient implements Wire {
     const maxBytes = options.maxMessageBytes ?? MAX_LINE_BYTES
     this.#stdin = options.stdin ?? process.stdin
     this.#stdin.on('error', (error) => {
-      if (!this.#left) this.onerror?.(error)
+      if (!this.#left && !this.#failed(error)) this.onerror?.(error)
       this.#end()
     })
-    this.#writer = new LineWriter(options.stdout ?? process.stdout, () => this.#leave())
+    this.#writer = new LineWriter(options.stdout ?? process.stdout, (error) => {
+      this.#failed(error)
+      this.#leave()
+    })
     this.#reader = new LineReader({
       maxBytes,
       onLine: (line) => {
@@ -104,6 +113,12 @@ export class StdioClient implements Wire {
     const lost = this.#reader.end()
     if (lost > 0) this.onerror?.(new Error(`${lost} bytes of an incomplete line from the client were discarded`))
     this.#leave()
+  }
+
+  #failed(error: NodeJS.ErrnoException): boolean {
+    if (error.code === undefined || GONE.has(error.code)) return false
+    this.failure ??= error
+    return true
   }
 
   /** Node goes on filling the buffer of a paused stdin: only one that is unreferenced lets the process end. */
