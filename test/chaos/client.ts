@@ -81,7 +81,8 @@ export class Client {
       const link = await this.#options.open(kind)
       if (link) {
         this.#begin(link)
-        if (await this.#shakeHands()) return true
+        this.#life.isOpen = await this.#shakeHands()
+        if (this.#life.isOpen) return true
       }
       this.#options.history.unopened++
       await sleep(100)
@@ -109,6 +110,7 @@ export class Client {
         this.#stir()
       },
       gone: () => {
+        life.wasEnded = this.#link === link && life.isOpen
         for (const it of this.#entries(life)) it.endedAt ??= performance.now()
         this.#stir()
       },
@@ -155,7 +157,9 @@ export class Client {
         return this.#call(step)
       case 'twin': {
         const first = this.#open_().findLast(({ method, cancelledAt }) => method === 'tools/call' && !cancelledAt)
-        if (first) this.#tool(step.script, first.id, true)
+        if (!first) return
+        this.#tool(step.script, first.id, true)
+        if (!this.#link?.kind.startsWith('stdio')) first.isTwin = true
         return
       }
       case 'ask':
@@ -336,8 +340,7 @@ function rightful(entries: Entry[], token: string): Entry | undefined {
   const other = entries.find((it) => it !== entry && it.outcomes.length === 0)
   if (entry && other && outcome && 'error' in outcome && outcome.error.code === -32600) {
     other.outcomes.push(...entry.outcomes.splice(0))
-    Object.assign(other, { isTwin: true })
-    Object.assign(entry, { isTwin: false })
+    other.isTwin = true
   }
   return entry
 }
