@@ -6,7 +6,7 @@ import { type Entry, emptyHistory, type History, type Journaled, type Outcome } 
 import { rows, type StagePlan } from './plan.js'
 import { runStage, type Tampering } from './stage.js'
 
-const circumstances = { isCalm: true, isReplaced: true, isPipe: true, bound: 1_000 }
+const circumstances = { isCalm: true, cured: ['upstream_exited'], isPipe: true, bound: 1_000 }
 const content = (text: string) => [{ type: 'text', text }]
 
 const entry = (more: Partial<Entry> = {}): Entry => ({
@@ -89,7 +89,7 @@ describe('a history that breaks a promise', () => {
     const late = entry({ ...crash, token: 'u', outcomes: [failed(-31001, 'not_sent')] })
     expect(rulesOf({ lives, entries: [lost] }, [ran()])).toEqual([])
     expect(rulesOf({ lives, entries: [late] })).toEqual(['not replaced'])
-    expect(rulesOf({ lives, entries: [late] }, [], { isReplaced: false })).toEqual([])
+    expect(rulesOf({ lives, entries: [late] }, [], { cured: [] })).toEqual([])
     expect(rulesOf({ lives: [{ ...lives[0]!, wasEnded: true }] })).toEqual(['not replaced'])
   })
 

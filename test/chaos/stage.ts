@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type Application, createProxy, type Middleware, stdioListener, type Upstream } from '../../src/index.js'
 import { type Account, judge, type Violation } from './checker.js'
-import { Client } from './client.js'
+import { Client, type ClientOptions } from './client.js'
 import { FaultyHttp } from './faulty-http.js'
 import { type ClientKind, emptyHistory, type Journaled } from './history.js'
 import { HttpLink, type Link, StdioLink } from './links.js'
@@ -34,6 +34,7 @@ export interface Tampering {
   journal?: (journal: Journaled[]) => Journaled[]
   /** Milliseconds within which everything has come to its end. */
   bound?: number
+  trace?: ClientOptions['trace']
 }
 
 /** Runs a stage to its end, and tells which promises were not kept. */
@@ -52,9 +53,7 @@ export async function runStage(plan: StagePlan, account: Account, tampering: Tam
   const journal = tampering.journal?.(stage.journal()) ?? stage.journal()
   account.add(stage.history, journal)
   const isPipe = plan.row.upstream === 'stdio' && plan.row.listener !== 'port'
-  violations.push(
-    ...judge(stage.history, journal, { isCalm: plan.isCalm, isReplaced: isReplaced(plan.row), isPipe, bound }),
-  )
+  violations.push(...judge(stage.history, journal, { isCalm: plan.isCalm, cured: curedBy(plan.row), isPipe, bound }))
   violations.push(...(await stage.survivors(journal)), ...(await leftOver(before, tampering.bound ?? 10_000)))
   stage.forget()
   return violations
@@ -103,6 +102,7 @@ class Stage {
             bound: this.#bound,
             open: (kind) => this.#connect(kind),
             tamper: this.#tampering.text,
+            trace: this.#tampering.trace,
           }).run(),
         ),
       )
@@ -210,12 +210,21 @@ class Stage {
     for (const { side, from, to, toxic } of spells) {
       const proxy = side === 'client' ? this.#near : this.#far
       await sleep(from - now)
+      this.#tampering.trace?.('', '!', `${side}: ${JSON.stringify(toxic)}`)
       await proxy?.set(toxic)
       await sleep(to - from)
       await proxy?.set()
+      this.#tampering.trace?.('', '!', `${side}: well`)
       now = to
     }
   }
+}
+
+/** A session that an HTTP server has forgotten may be forgotten again before its turn: that it is told. */
+function curedBy(row: Row): string[] {
+  if (!isReplaced(row)) return []
+  const once = row.upstream === 'http' || row.upstream === 'detect'
+  return once ? ['upstream_exited'] : ['upstream_exited', 'upstream_session_lost']
 }
 
 /** Holds some messages for a moment; what comes behind them must not overtake them. */
