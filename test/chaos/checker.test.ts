@@ -6,7 +6,7 @@ import { type Entry, emptyHistory, type History, type Journaled, type Outcome } 
 import { rows, type StagePlan } from './plan.js'
 import { runStage, type Tampering } from './stage.js'
 
-const circumstances = { isCalm: true, isPipe: true, bound: 1_000 }
+const circumstances = { isCalm: true, cured: ['upstream_exited'], isPipe: true, bound: 1_000 }
 const content = (text: string) => [{ type: 'text', text }]
 
 const entry = (more: Partial<Entry> = {}): Entry => ({
@@ -80,6 +80,17 @@ describe('a history that breaks a promise', () => {
     expect(rulesOf({}, [note(2), call(1)])).toEqual(['order to the server'])
     expect(rulesOf({}, [note(2), call(1)], { isPipe: false })).toEqual([])
     expect(rulesOf({}, [call(2), note(1)], { isPipe: false })).toEqual(['order to the server'])
+  })
+
+  test('an upstream that is lost and not replaced', () => {
+    const lives = [{ name: 'l', kind: 'stdio' as const, garbage: 0, isOpen: true }]
+    const crash = { script: { fault: 'crash' } }
+    const lost = entry({ ...crash, outcomes: [failed(-31001, 'sent')] })
+    const late = entry({ ...crash, token: 'u', outcomes: [failed(-31001, 'not_sent')] })
+    expect(rulesOf({ lives, entries: [lost] }, [ran()])).toEqual([])
+    expect(rulesOf({ lives, entries: [late] })).toEqual(['not replaced'])
+    expect(rulesOf({ lives, entries: [late] }, [], { cured: [] })).toEqual([])
+    expect(rulesOf({ lives: [{ ...lives[0]!, wasEnded: true }] })).toEqual(['not replaced'])
   })
 
   test('what belongs to nobody, comes twice, or does not end', () => {

@@ -5,6 +5,8 @@ import type { Entry, History, Journaled, Outcome } from './history.js'
 export interface Circumstances {
   /** Nothing but single requests fails: whatever is asked well must succeed. */
   isCalm: boolean
+  /** What nobody hears of requests that were not sent: another upstream takes the place of the lost one, and them. */
+  cured: readonly string[]
   /** Both ends are pipes, so that what goes in has one order, and what comes out. */
   isPipe: boolean
   /** Milliseconds within which everything must have come to its end. */
@@ -33,6 +35,7 @@ export type Rule =
   | 'asked twice'
   | 'stray message'
   | 'slow end'
+  | 'not replaced'
   | 'left over'
 
 /** Who sends something as its proxy dies may have been too late for it; so many milliseconds before, not. */
@@ -69,6 +72,7 @@ export function judge(history: History, journal: readonly Journaled[], circumsta
   for (const { name, took = 0 } of history.lives) {
     if (took > circumstances.bound) add('slow end', `${name}: ${Math.round(took)} ms`)
   }
+  for (const detail of unreplaced(history, circumstances.cured)) add('not replaced', detail)
   for (const detail of disorderHeard(history)) add('order to the client', detail)
   for (const detail of disorderJournaled(journal, circumstances.isPipe)) add('order to the server', detail)
   return violations
@@ -118,9 +122,11 @@ function judgeEntry(entry: Entry, ran: number, history: History, circumstances: 
 }
 
 /** Who leaves with requests in flight gets what there was time for. */
-function isForgiven({ life, cancelledAt, lostAt, endedAt }: Entry, { lives }: History): boolean {
-  const hasLeft = lives.find(({ name }) => name === life)?.took !== undefined && endedAt !== undefined
-  return cancelledAt !== undefined || lostAt !== undefined || hasLeft
+function isForgiven({ life, outcomes, cancelledAt, lostAt }: Entry, { lives }: History): boolean {
+  const [outcome] = outcomes
+  const isTooLate = outcome && 'error' in outcome && outcome.error.data?.reason === 'shutting_down'
+  const hasLeft = lives.find(({ name }) => name === life)?.took !== undefined
+  return cancelledAt !== undefined || lostAt !== undefined || (hasLeft && isTooLate === true)
 }
 
 function isMissing({ cancelledAt, lostAt, endedAt, sentAt, method }: Entry, ran: number): boolean {
@@ -158,6 +164,19 @@ interface ErrorData {
   source?: string
   phase?: string
   token?: string
+}
+
+/** Sessions that ended with their upstream, or had it say so of what it has not seen; only what has worked is replaced. */
+function unreplaced({ lives, entries }: History, cured: readonly string[]): string[] {
+  if (cured.length === 0) return []
+  const legacy = lives.filter(({ kind, isOpen }) => isOpen && (kind === 'stdio' || kind === 'http'))
+  const names = new Set(legacy.map(({ name }) => name))
+  const ended = legacy.filter(({ wasEnded }) => wasEnded).map(({ name }) => `${name} was ended`)
+  const failed = entries.filter(({ life, outcomes: [outcome] }) => {
+    const data = names.has(life) && outcome && 'error' in outcome ? outcome.error.data : undefined
+    return data?.phase === 'not_sent' && cured.includes(data.reason ?? '')
+  })
+  return [...ended, ...failed.map(({ token }) => `${token} did not wait`)]
 }
 
 /**

@@ -31,6 +31,8 @@ export interface ClientOptions {
   /** Milliseconds within which everything must have come to its end. */
   bound: number
   open(kind: ClientKind): Promise<Link | undefined>
+  /** For whoever looks into a violation: what passes. */
+  trace?: (life: string, arrow: '>' | '<' | '!', text: string) => void
   /** For tests of the checker: what becomes of a text on its way to the client. */
   tamper?: (text: string) => string[]
 }
@@ -81,7 +83,8 @@ export class Client {
       const link = await this.#options.open(kind)
       if (link) {
         this.#begin(link)
-        if (await this.#shakeHands()) return true
+        this.#life.isOpen = await this.#shakeHands()
+        if (this.#life.isOpen) return true
       }
       this.#options.history.unopened++
       await sleep(100)
@@ -109,6 +112,7 @@ export class Client {
         this.#stir()
       },
       gone: () => {
+        life.wasEnded = this.#link === link && life.isOpen
         for (const it of this.#entries(life)) it.endedAt ??= performance.now()
         this.#stir()
       },
@@ -150,12 +154,18 @@ export class Client {
   // --- says -------------------------------------------------------------------------------------------------
 
   async #do(step: Step): Promise<void> {
+    this.#options.trace?.(this.#life.name, '!', JSON.stringify(step))
     switch (step.do) {
       case 'call':
         return this.#call(step)
       case 'twin': {
+        // On the one stream of this transport nobody could tell which of the two was refused.
+        if (this.#link?.kind === 'sse') return
         const first = this.#open_().findLast(({ method, cancelledAt }) => method === 'tools/call' && !cancelledAt)
-        if (first) this.#tool(step.script, first.id, true)
+        if (!first) return
+        this.#tool(step.script, first.id, true)
+        // Of two POSTs the second may come first.
+        if (!this.#link?.kind.startsWith('stdio')) first.isTwin = true
         return
       }
       case 'ask':
@@ -238,6 +248,7 @@ export class Client {
     this.#options.history.entries.push(entry)
     const meta = { ...((params as Message['params'])?._meta as object), ...(this.#isModern && MODERN) }
     const message: Message = { jsonrpc: '2.0', id, method, params: { ...params, _meta: meta } }
+    this.#options.trace?.(life, '>', JSON.stringify(message))
     if (!this.#link || this.#link.isGone) entry.lostAt = sentAt
     else void this.#link.send(JSON.stringify(message), message, entry)
     return entry
@@ -248,6 +259,7 @@ export class Client {
   #receive(life: Life, link: Link, text: string, via: string, owner?: Entry): void {
     const message = parsed(text)
     const { history } = this.#options
+    this.#options.trace?.(life.name, '<', `${via} ${text}`)
     if (message?.jsonrpc !== '2.0') return void history.strays.push({ life: life.name, text })
     const { from, n } = (message.params ?? message.result ?? {}) as { from?: string; n?: number }
     if (from !== undefined && n !== undefined) {
@@ -267,6 +279,7 @@ export class Client {
     }
     const entry = owner?.id === message.id ? owner : this.#owner(life, message)
     if (!entry) return void history.strays.push({ life: life.name, text })
+    if (entry.isReuse) this.#giveBack(life, entry)
     const { result, error } = message
     const at = performance.now()
     if (result) this.#outcome(entry, { at, via, result })
@@ -277,10 +290,17 @@ export class Client {
   #owner(life: Life, { id, result, error }: Message): Entry | undefined {
     const entries = this.#entries(life).filter((it) => it.id === id)
     const token = tokenOf(result) ?? (error?.data as { token?: string } | undefined)?.token
-    if (token !== undefined) return rightful(entries, token) ?? entries.at(-1)
+    if (token !== undefined) return entries.find((it) => it.token === token) ?? entries.at(-1)
     const open = entries.filter((it) => it.outcomes.length === 0)
     if (error?.code === -32600) return open.find(({ isTwin }) => isTwin) ?? open.at(-1) ?? entries.at(-1)
-    return open.find(({ isTwin, cancelledAt }) => !isTwin && !cancelledAt) ?? open.at(-1) ?? entries.at(-1)
+    const reuse = entries.find(({ isReuse }) => isReuse)
+    return open.find(({ isTwin, cancelledAt }) => !isTwin && !cancelledAt) ?? reuse ?? open.at(-1) ?? entries.at(-1)
+  }
+
+  /** There is more to come: then the error that came first was for the one that had the id before. */
+  #giveBack(life: Life, { id, outcomes }: Entry): void {
+    const before = this.#entries(life).find((it) => it.id === id && it.cancelledAt && it.outcomes.length === 0)
+    if (before && outcomes[0] && 'error' in outcomes[0]) before.outcomes.push(...outcomes.splice(0))
   }
 
   #outcome(entry: Entry, outcome: Outcome): void {
@@ -327,19 +347,6 @@ export class Client {
 
 export function isSettled({ outcomes, cancelledAt, lostAt, endedAt }: Entry): boolean {
   return outcomes.length > 0 || cancelledAt !== undefined || lostAt !== undefined || endedAt !== undefined
-}
-
-/** Of two POSTs of one id the second may come first: then the first was the one that was refused. */
-function rightful(entries: Entry[], token: string): Entry | undefined {
-  const entry = entries.find((it) => it.token === token)
-  const [outcome] = entry?.outcomes ?? []
-  const other = entries.find((it) => it !== entry && it.outcomes.length === 0)
-  if (entry && other && outcome && 'error' in outcome && outcome.error.code === -32600) {
-    other.outcomes.push(...entry.outcomes.splice(0))
-    Object.assign(other, { isTwin: true })
-    Object.assign(entry, { isTwin: false })
-  }
-  return entry
 }
 
 function kindOf({ id, method }: Message): Heard['kind'] {

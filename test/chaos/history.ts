@@ -36,8 +36,8 @@ export interface Entry {
   readonly id: Id
   readonly method: string
   readonly script: Script
-  /** The second request of an id that is in use. */
-  readonly isTwin: boolean
+  /** Of two requests of one id, the one that may be refused: the second, where they come in their order. */
+  isTwin: boolean
   /** Its id is that of a request which was cancelled just before. */
   readonly isReuse: boolean
   readonly sentAt: number
@@ -55,6 +55,10 @@ export interface Life {
   readonly name: string
   readonly kind: ClientKind
   garbage: number
+  /** The handshake is done, or there is none. */
+  isOpen?: boolean
+  /** The proxy ended it before its client did. */
+  wasEnded?: boolean
   /** Its client let go without saying goodbye. */
   isAbrupt?: boolean
   /** Milliseconds that the proxy took to end what it holds for the client once that had left. */

@@ -317,6 +317,11 @@ export class HttpLink implements Link {
   }
 
   #resume(pull: Pull): void {
+    if (this.#left || this.isGone) {
+      this.#pulls.delete(pull)
+      this.#events.ended(pull.entry, 'lost')
+      return
+    }
     const headers = { ...this.#headers(), accept: 'text/event-stream', 'last-event-id': pull.lastEventId }
     pull.response = undefined
     pull.request = open(this.#url, { headers, agent: this.#agent })

@@ -12,23 +12,41 @@ export interface Row {
   listener: ListenerKind
   upstream: UpstreamKind
   clients: readonly ClientKind[]
-  restarts?: boolean
+  /** Whether a lost upstream is to be replaced. @default as the listener has it */
+  restart?: 'on-failure' | 'never'
+}
+
+/** Whether a lost upstream is replaced: a child that belongs to the one client of a process is not. */
+export function isReplaced({ listener, upstream, restart }: Row): boolean {
+  return (restart ?? (upstream === 'stdio' && listener !== 'port' ? 'never' : 'on-failure')) === 'on-failure'
 }
 
 const PORT: ClientKind[] = ['http', 'sse', 'modern']
+const STDIO: ClientKind[] = ['stdio', 'stdio-modern']
 
 export const rows: readonly Row[] = [
   { name: 'stdio to stdio', listener: 'in process', upstream: 'stdio', clients: ['stdio'] },
-  { name: 'command to stdio', listener: 'command', upstream: 'stdio', clients: ['stdio', 'stdio-modern'] },
+  { name: 'command to stdio', listener: 'command', upstream: 'stdio', clients: STDIO },
   { name: 'port to stdio', listener: 'port', upstream: 'stdio', clients: PORT },
-  { name: 'stdio to http', listener: 'in process', upstream: 'http', clients: ['stdio', 'stdio-modern'] },
+  { name: 'stdio to http', listener: 'in process', upstream: 'http', clients: STDIO },
   { name: 'port to http', listener: 'port', upstream: 'http', clients: PORT },
   { name: 'stdio to sse', listener: 'in process', upstream: 'sse', clients: ['stdio'] },
   { name: 'port to sse', listener: 'port', upstream: 'sse', clients: ['http', 'sse'] },
   { name: 'modern to a pool', listener: 'port', upstream: 'stdio', clients: ['modern'] },
-  { name: 'command to http', listener: 'command', upstream: 'http', clients: ['stdio', 'stdio-modern'] },
+  { name: 'command to http', listener: 'command', upstream: 'http', clients: STDIO },
   { name: 'modern to modern', listener: 'port', upstream: 'http', clients: ['modern'] },
   { name: 'legacy to http', listener: 'port', upstream: 'detect', clients: ['http', 'sse'] },
+  {
+    name: 'stdio to stdio, replaced',
+    listener: 'in process',
+    upstream: 'stdio',
+    clients: STDIO,
+    restart: 'on-failure',
+  },
+  { name: 'command to stdio, replaced', listener: 'command', upstream: 'stdio', clients: STDIO, restart: 'on-failure' },
+  { name: 'port to stdio, not replaced', listener: 'port', upstream: 'stdio', clients: PORT, restart: 'never' },
+  { name: 'stdio to http, not replaced', listener: 'in process', upstream: 'http', clients: STDIO, restart: 'never' },
+  { name: 'port to sse, not replaced', listener: 'port', upstream: 'sse', clients: ['http', 'sse'], restart: 'never' },
 ]
 
 /** A toxic, and when it is there: milliseconds from the beginning of a wave. */
@@ -62,7 +80,19 @@ export function planOf(seed: number, index: number, from: readonly Row[] = rows)
     ),
     spells: isCalm ? [] : spells(random, row),
   }))
+  for (const { clients } of waves) spare(clients, row)
   return { seed, index, row, isCalm, isHeld, waves }
+}
+
+/** The wait for a new upstream doubles with each that is lost. */
+const FATALITIES = 3
+
+/** Of many losses in a row there is nothing to see but waiting. */
+function spare(clients: readonly ClientPlan[], row: Row): void {
+  let left = FATALITIES
+  for (const { script } of clients.flatMap(({ steps }) => steps.flatMap((it) => (it.do === 'call' ? it : [])))) {
+    if (FAULTS[row.upstream].fatal.includes(script.fault ?? '') && left-- <= 0) delete script.fault
+  }
 }
 
 function clientPlan(random: Random, row: Row, isCalm: boolean): ClientPlan {

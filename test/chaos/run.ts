@@ -20,6 +20,8 @@ const { values } = parseArgs({
     minutes: { type: 'string' },
     stage: { type: 'string' },
     row: { type: 'string' },
+    /** Tells all that passes at the clients whose names begin so. */
+    trace: { type: 'string' },
   },
 })
 const seed = values.seed === undefined ? randomInt(2 ** 31) : Number(values.seed)
@@ -33,7 +35,7 @@ const found = new Map<string, number>()
 async function stage(index: number): Promise<void> {
   const plan = planOf(seed, index, from)
   const started = performance.now()
-  const violations = await runStage(plan, account)
+  const violations = await runStage(plan, account, values.trace === undefined ? {} : { trace })
   collectGarbage()
   heaps.push(process.memoryUsage().heapUsed)
   const took = ((performance.now() - started) / 1_000).toFixed(1)
@@ -51,6 +53,11 @@ async function stage(index: number): Promise<void> {
 function tell(rule: Violation['rule'], detail: string): void {
   found.set(rule, (found.get(rule) ?? 0) + 1)
   console.log(`  ${rule}: ${detail}`)
+}
+
+function trace(life: string, arrow: string, text: string): void {
+  const all = `${Math.round(performance.now())} ${life} ${arrow} ${text}`
+  if (life === '' || life.startsWith(values.trace as string)) console.log(all.slice(0, 300))
 }
 
 function slope(): string {

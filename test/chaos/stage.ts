@@ -8,11 +8,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type Application, createProxy, type Middleware, stdioListener, type Upstream } from '../../src/index.js'
 import { type Account, judge, type Violation } from './checker.js'
-import { Client } from './client.js'
+import { Client, type ClientOptions } from './client.js'
 import { FaultyHttp } from './faulty-http.js'
 import { type ClientKind, emptyHistory, type Journaled } from './history.js'
 import { HttpLink, type Link, StdioLink } from './links.js'
-import type { Row, Spell, StagePlan } from './plan.js'
+import { isReplaced, type Row, type Spell, type StagePlan } from './plan.js'
 import { Random, seedOf } from './random.js'
 import { ToxicProxy } from './toxic.js'
 
@@ -23,7 +23,7 @@ const CLI = at('../../dist/cli.js')
 /** Milliseconds that a drain may take: those that hang are told so long after. */
 const DRAIN = 1_000
 /** Milliseconds within which everything has come to its end, on a machine that does much else. */
-const BOUND = 15_000
+const BOUND = { once: 15_000, replaced: 45_000 }
 /** Milliseconds that a session may be without a connection. */
 const IDLE = 1_500
 
@@ -34,12 +34,14 @@ export interface Tampering {
   journal?: (journal: Journaled[]) => Journaled[]
   /** Milliseconds within which everything has come to its end. */
   bound?: number
+  trace?: ClientOptions['trace']
 }
 
 /** Runs a stage to its end, and tells which promises were not kept. */
 export async function runStage(plan: StagePlan, account: Account, tampering: Tampering = {}): Promise<Violation[]> {
   const before = resources()
-  const stage = new Stage(plan, tampering)
+  const bound = tampering.bound ?? (isReplaced(plan.row) ? BOUND.replaced : BOUND.once)
+  const stage = new Stage(plan, bound, tampering)
   const violations: Violation[] = []
   try {
     await stage.open()
@@ -51,7 +53,7 @@ export async function runStage(plan: StagePlan, account: Account, tampering: Tam
   const journal = tampering.journal?.(stage.journal()) ?? stage.journal()
   account.add(stage.history, journal)
   const isPipe = plan.row.upstream === 'stdio' && plan.row.listener !== 'port'
-  violations.push(...judge(stage.history, journal, { isCalm: plan.isCalm, isPipe, bound: tampering.bound ?? BOUND }))
+  violations.push(...judge(stage.history, journal, { isCalm: plan.isCalm, cured: curedBy(plan.row), isPipe, bound }))
   violations.push(...(await stage.survivors(journal)), ...(await leftOver(before, tampering.bound ?? 10_000)))
   stage.forget()
   return violations
@@ -60,6 +62,7 @@ export async function runStage(plan: StagePlan, account: Account, tampering: Tam
 class Stage {
   readonly history = emptyHistory()
   readonly #plan: StagePlan
+  readonly #bound: number
   readonly #tampering: Tampering
   readonly #directory = mkdtempSync(join(tmpdir(), 'chaos-'))
   readonly #apps = new Set<Application>()
@@ -69,8 +72,9 @@ class Stage {
   #far: ToxicProxy | undefined
   #port: URL | undefined
 
-  constructor(plan: StagePlan, tampering: Tampering) {
+  constructor(plan: StagePlan, bound: number, tampering: Tampering) {
     this.#plan = plan
+    this.#bound = bound
     this.#tampering = tampering
   }
 
@@ -95,9 +99,10 @@ class Stage {
           new Client(plan, {
             name: `${this.#plan.index}:${number}:${index}`,
             history: this.history,
-            bound: this.#tampering.bound ?? BOUND,
+            bound: this.#bound,
             open: (kind) => this.#connect(kind),
             tamper: this.#tampering.text,
+            trace: this.#tampering.trace,
           }).run(),
         ),
       )
@@ -113,7 +118,7 @@ class Stage {
       ? []
       : Promise.all(
           [...this.#apps].map(async (app) => {
-            await until(() => isAtRest(app.stats()), BOUND)
+            await until(() => isAtRest(app.stats()), this.#bound)
             return isAtRest(app.stats()) ? [] : [leftover(`in the application: ${JSON.stringify(app.stats())}`)]
           }),
         ).then((all) => all.flat())
@@ -158,15 +163,15 @@ class Stage {
     return app
   }
 
-  #upstream({ upstream, restarts }: Row): Upstream {
+  #upstream({ upstream, restart }: Row): Upstream {
     if (upstream !== 'stdio') {
       const type = upstream === 'detect' ? undefined : upstream
       const path = upstream === 'sse' ? '/sse' : '/mcp'
-      return { url: `http://127.0.0.1:${this.#far?.port}${path}`, type, timeout: 2_000, maxMessageBytes: 1 << 20 }
+      const url = `http://127.0.0.1:${this.#far?.port}${path}`
+      return { url, type, timeout: 2_000, maxMessageBytes: 1 << 20, restart }
     }
-    const restart = restarts === undefined ? {} : { restart: restarts ? ('on-failure' as const) : ('never' as const) }
     const stderr = new PassThrough().resume()
-    return { command: process.execPath, args: [SERVER, this.#file], maxMessageBytes: 1 << 20, stderr, ...restart }
+    return { command: process.execPath, args: [SERVER, this.#file], maxMessageBytes: 1 << 20, stderr, restart }
   }
 
   async #connect(kind: ClientKind): Promise<Link | undefined> {
@@ -192,7 +197,10 @@ class Stage {
       this.#plan.row.upstream === 'stdio'
         ? ['stdio', '--', process.execPath, SERVER, this.#file]
         : ['http', '--url', `http://127.0.0.1:${this.#far?.port}/mcp`]
-    const child = spawn(process.execPath, [CLI, ...target], { stdio: ['pipe', 'pipe', 'ignore'] })
+    const [transport, ...rest] = target as [string, ...string[]]
+    const { restart } = this.#plan.row
+    const options = restart === undefined ? [] : ['--restart', restart]
+    const child = spawn(process.execPath, [CLI, transport, ...options, ...rest], { stdio: ['pipe', 'pipe', 'ignore'] })
     const over = once(child, 'exit')
     return new StdioLink(kind, child.stdin, child.stdout, over)
   }
@@ -202,12 +210,21 @@ class Stage {
     for (const { side, from, to, toxic } of spells) {
       const proxy = side === 'client' ? this.#near : this.#far
       await sleep(from - now)
+      this.#tampering.trace?.('', '!', `${side}: ${JSON.stringify(toxic)}`)
       await proxy?.set(toxic)
       await sleep(to - from)
       await proxy?.set()
+      this.#tampering.trace?.('', '!', `${side}: well`)
       now = to
     }
   }
+}
+
+/** A session that an HTTP server has forgotten may be forgotten again before its turn: that it is told. */
+function curedBy(row: Row): string[] {
+  if (!isReplaced(row)) return []
+  const once = row.upstream === 'http' || row.upstream === 'detect'
+  return once ? ['upstream_exited'] : ['upstream_exited', 'upstream_session_lost']
 }
 
 /** Holds some messages for a moment; what comes behind them must not overtake them. */
