@@ -1,7 +1,9 @@
 import type { Readable, Writable } from 'node:stream'
 import { reasons } from '../error.js'
 import { LineReader, LineWriter, MAX_LINE_BYTES } from '../lines.js'
+import { LONGEST_TIMER } from '../rest.js'
 import { type CloseOptions, type Frame, FrameError, type Wire } from '../wire.js'
+import { deaf, LAST_READ, READ_TIMEOUT } from './patience.js'
 
 export interface StdioClientOptions {
   /** @default process.stdin */
@@ -13,14 +15,20 @@ export interface StdioClientOptions {
    * @default 67108864
    */
   maxMessageBytes?: number
+  /**
+   * Milliseconds that a client may take nothing of what waits for it, before it is cut off. Looked at where stdout is a
+   * pipe or a socket.
+   * @default 30000
+   */
+  readTimeout?: number
 }
 
 /**
  * The client that started this process, and speaks to it over its stdin and stdout (specification 2025-11-25,
  * basic/transports, "stdio"). Hands over every line that is not blank, whatever is in it.
  *
- * `onclose` is called, without a reason, when stdin ended or stdout broke: the client left. Neither stream is ever
- * ended or destroyed: they belong to the process.
+ * `onclose` is called, without a reason, when stdin ended or stdout broke: the client left; with one where it was cut off
+ * because it does not read. Neither stream is ever ended or destroyed: they belong to the process.
  */
 export class StdioClient implements Wire {
   onframe?: Wire['onframe']
@@ -30,6 +38,9 @@ export class StdioClient implements Wire {
   readonly #stdin: Readable & { ref?(): unknown; unref?(): unknown }
   readonly #reader: LineReader
   readonly #writer: LineWriter
+  readonly #stdout: Writable & { setTimeout?(milliseconds: number): unknown }
+  readonly #readTimeout: number
+  #behind = false
   #started = false
   #left = false
   #paused = false
@@ -46,7 +57,11 @@ export class StdioClient implements Wire {
       if (!this.#left) this.onerror?.(error)
       this.#end()
     })
-    this.#writer = new LineWriter(options.stdout ?? process.stdout, () => this.#leave())
+    this.#stdout = options.stdout ?? process.stdout
+    this.#readTimeout = Math.min(options.readTimeout ?? READ_TIMEOUT, LONGEST_TIMER)
+    // Node's own timer of a socket: it looks at whether bytes go out.
+    this.#stdout.on('timeout', () => this.#cut())
+    this.#writer = new LineWriter(this.#stdout, () => this.#leave())
     this.#reader = new LineReader({
       maxBytes,
       onLine: (line) => {
@@ -73,7 +88,11 @@ export class StdioClient implements Wire {
   }
 
   send(frame: Frame): Promise<void> | undefined {
-    if (!this.#closing) return this.#writer.write(frame)
+    if (!this.#closing) {
+      const behind = this.#writer.write(frame)
+      if (behind) this.#watch(behind)
+      return behind
+    }
     const refused = Promise.reject(new Error('The client is closed'))
     refused.catch(() => {})
     return refused
@@ -92,9 +111,28 @@ export class StdioClient implements Wire {
   /** Stops reading, and resolves when the client has taken all that was sent, or is gone. Urgent: does not wait. */
   close({ urgent = false }: CloseOptions = {}): Promise<void> {
     this.#leave()
-    this.#closing ??= Promise.race([this.#writer.flush(), this.#hurried])
+    this.#stdout.setTimeout?.(Math.min(LAST_READ, this.#readTimeout))
+    this.#closing ??= Promise.race([this.#writer.flush(), this.#hurried]).finally(() => this.#stdout.setTimeout?.(0))
     if (urgent) this.#hurry()
     return this.#closing
+  }
+
+  #watch(behind: Promise<void>): void {
+    if (this.#behind) return
+    this.#behind = true
+    this.#stdout.setTimeout?.(this.#readTimeout)
+    const caughtUp = () => {
+      this.#behind = false
+      if (!this.#closing) this.#stdout.setTimeout?.(0)
+    }
+    behind.then(caughtUp, caughtUp)
+  }
+
+  /** It does not read: nothing of what waits for it will ever leave. */
+  #cut(): void {
+    const reason = deaf(this.#readTimeout)
+    this.#leave(reason)
+    this.#writer.abandon(reason)
   }
 
   readonly #read = (chunk: Buffer) => this.#reader.push(chunk)
@@ -107,12 +145,12 @@ export class StdioClient implements Wire {
   }
 
   /** Node goes on filling the buffer of a paused stdin: only one that is unreferenced lets the process end. */
-  #leave(): void {
+  #leave(reason?: Error): void {
     if (this.#left) return
     this.#left = true
     this.#stdin.off('data', this.#read)
     this.#stdin.pause()
     this.#stdin.unref?.()
-    this.onclose?.()
+    this.onclose?.(reason)
   }
 }
