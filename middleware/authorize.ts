@@ -102,7 +102,7 @@ interface Policy {
  */
 export function authorize(policy: AuthorizeDecision | AuthorizeOptions): Middleware {
   const known: Policy = typeof policy === 'function' ? { personal: true, decide: policy } : policyOf(policy)
-  return define({ role: 'authorise' }, function authorize(ctx, next) {
+  return define({ name: 'authorize', role: 'authorise' }, function authorize(ctx, next) {
     const { from, kind, method = '' } = ctx
     if (from === 'client') {
       if (kind === 'response') return next()

@@ -41,7 +41,7 @@ export function logger(options: LoggerOptions = {}): Middleware {
     throw new TypeError(`logger: expected format "pretty" or "json", got ${JSON.stringify(format)}`)
   }
   const write = options.write ?? ((line: string) => void process.stderr.write(`${line}\n`))
-  return define({ role: 'observe' }, function logger(ctx, next) {
+  return define({ name: 'logger', role: 'observe' }, function logger(ctx, next) {
     const entry = entryOf(ctx, options.arguments === true)
     write(format === 'pretty' ? prettyLine(entry) : plain(JSON.stringify(entry)))
     return next()

@@ -80,7 +80,7 @@ export function record(options: RecordOptions): Middleware & Definition<Applicat
   const mask = maskOf(options)
   const sink = sinkOf(options)
   return define<object, Application>(
-    { role: 'observe', start: (app) => sink.open(app), close: () => sink.close() },
+    { name: 'record', role: 'observe', start: (app) => sink.open(app), close: () => sink.close() },
     function record(ctx, next) {
       const ready = sink.write(linesOf(ctx, sink.sessions, mask))
       return ready ? ready.then(next) : next()

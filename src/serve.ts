@@ -70,15 +70,18 @@ export async function used(use: readonly string[] = []): Promise<Middleware[]> {
 export async function serve(upstream: Upstream, options: ServeOptions): Promise<void> {
   const { http, logLevel = 'warn', reloadable } = options
   const { ppid } = process
+  const tells = (at: Level) => levels.indexOf(at) <= levels.indexOf(logLevel)
   const log: Log = (at, text) => {
-    if (levels.indexOf(at) <= levels.indexOf(logLevel)) say(text)
+    if (tells(at)) say(text)
   }
+  let told: Error | undefined
   const stdout = takeStdout()
   const app = createProxy()
   app.on('error', (error: Error, ctx?: Context) => {
     const where = ctx ? ` (${[ctx.middleware, ctx.direction, ctx.kind, ctx.method].filter(Boolean).join(' ')})` : ''
     log('warn', `${error.message}${where}`)
     log('debug', causeOf(error) ?? String(error.stack))
+    if (tells('warn')) told = error
   })
   app.on('session', (session) => log('info', `session ${session.id} with ${session.upstream}`))
   handleErrors(app, log)
@@ -98,7 +101,7 @@ export async function serve(upstream: Upstream, options: ServeOptions): Promise<
   if (signal !== undefined) process.exitCode = 128 + signal
   else if (!reason) process.exitCode = OK
   else {
-    log('error', withCause(reason))
+    if (reason !== told) log('error', withCause(reason))
     process.exitCode = served ? FAILURE : UNAVAILABLE
   }
 }

@@ -55,7 +55,8 @@ export interface CloseOptions {
  *
  * - Nothing is handed over before `start()` is called; it resolves when frames can be sent.
  * - `onframe` is called once per frame, in order, from the moment `start()` is called.
- * - `onclose` is called once, when no more frames will come. `send` may still work then (a client that closed
+ * - `onclose` is called once, when no more frames will come; with a reason where that is a fault (a client that was cut off:
+ *   its requests are cancelled). `send` may still work then (a client that closed
  *   its stdin still reads its stdout) until `close()`.
  */
 export interface Wire {

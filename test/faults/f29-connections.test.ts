@@ -145,5 +145,6 @@ function timersTo(port: number): string[] {
   const rows = readFileSync('/proc/net/tcp', 'utf8')
     .split('\n')
     .map((line) => line.trim().split(/\s+/))
-  return rows.filter(([, , to]) => to === remote).map((row) => row[5]!.slice(0, 2))
+  const STANDS = '01'
+  return rows.filter(([, , to, state]) => to === remote && state === STANDS).map((row) => row[5]!.slice(0, 2))
 }

@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { Spare } from '../../src/spare.js'
 import { SharedUpstream } from '../../src/upstream/shared.js'
 import { HandWire, joined, turnOfLoop } from '../fixtures/played.js'
 import { many, runs } from './search.js'
@@ -161,6 +162,7 @@ describe('ids and progress tokens of sessions that share a server', () => {
           wire,
           () => {},
           () => {},
+          new Spare(1 << 20),
         )
         const heard: string[][] = [[], [], []]
         const taps = heard.map((texts) => {

@@ -77,6 +77,21 @@ describe('what is known of tools', () => {
     for (const user of users) expect(asked).toContain(`${user} tools/list`)
   })
 
+  test('of one user excuses no other: who was shown a header must send it', async () => {
+    const { open } = personal(({ method }, user) => {
+      const x = { type: 'string', ...(user === 'bob' && { 'x-mcp-header': 'X' }) }
+      const tools = [{ name: 'a', inputSchema: { type: 'object', properties: { x } } }]
+      return { result: method === 'tools/list' ? { tools } : {} }
+    })
+    const { port } = await listen(open, {}, (app) => app.use(byHeader))
+    const call = modern(1, 'tools/call', { name: 'a', arguments: { x: 'v' } }, 'a')
+    const statuses: number[] = []
+    for (const user of ['alice', 'bob', 'alice', 'bob', undefined]) {
+      statuses.push((await ask(port, { ...call, headers: { ...call.headers, ...as(user) } })).status)
+    }
+    expect(statuses).toEqual([200, 400, 200, 400, 200])
+  })
+
   test('never is an answer: each list comes from the server', async () => {
     const { open, asked } = upstream()
     const { port } = await listen(open, {}, (app) => app.use(byHeader, toolFilter({ deny: ['rm'] })))
