@@ -1,8 +1,11 @@
 import { randomInt } from 'node:crypto'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { Account } from './checker.js'
 import { planOf, rows } from './plan.js'
 import { runStage } from './stage.js'
+
+// So long everything is waited for before it is said what is missing.
+vi.setConfig({ testTimeout: 180_000 })
 
 const random = randomInt(2 ** 31)
 

@@ -38,8 +38,11 @@ export type Rule =
   | 'not replaced'
   | 'left over'
 
-/** Who sends something as its proxy dies may have been too late for it; so many milliseconds before, not. */
-const TOO_LATE = 1_000
+/**
+ * Who sends something to a proxy whose upstream is gone may find that it reads no more; within so many milliseconds it
+ * finds that the proxy is gone too.
+ */
+const TOO_LATE = 5_000
 
 const FAILS = new Set([
   'crash',
