@@ -41,7 +41,7 @@ export function audit(options: AuditOptions): Middleware {
   check({ file: null, ...(options as object) })
   const isRecorded = patternsOf(options.methods)
   const desk = new Desk(options)
-  return define({ role: 'observe', start: desk.start, close: desk.close }, function audit(ctx, next) {
+  return define({ name: 'audit', role: 'observe', start: desk.start, close: desk.close }, function audit(ctx, next) {
     if (ctx.kind === 'response') return desk.response(ctx, next)
     return ctx.kind === 'request' && isRecorded(ctx.method as string) ? desk.request(ctx, next) : next()
   })

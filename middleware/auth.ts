@@ -203,7 +203,7 @@ export function auth(options: AuthOptions): Middleware<Authenticated> {
     if (!('principal' in admission) || admission.principal !== principal) admitted.delete(request.headers)
   }
 
-  const definition = { role: 'authenticate', admit, respond, start } as const
+  const definition = { name: 'auth', role: 'authenticate', admit, respond, start } as const
   return define<Authenticated, Application>(definition, function auth(ctx, next) {
     if (ctx.kind === 'response' && ctx.from === 'server') return next()
     const { headers } = ctx.extra

@@ -82,7 +82,7 @@ interface Policy {
  * The name is the one at this place of the line: a middleware before it may have renamed the client's, one behind it may
  * rename it yet. Names of tools and prompts are compared character by character. A URI is judged in every way that a
  * server might read it (as written, percent-decoded, as a browser normalises it, without `..`, …), and each must be
- * allowed (there may be 64). A pattern without `*`, `?` and `{` stands for all of them; one with some must match them:
+ * allowed (there may be 64, of a long one 32). A pattern without `*`, `?` and `{` stands for all of them; one with some must match them:
  * `file:///docs/a b*` and `file:///docs/a%20b*` are `file:///docs/a{ ,%20}b*`.
  *
  * A list that depends on the user is no longer `cacheScope: "public"` (2026-07-28, server/utilities/caching), and neither
@@ -102,7 +102,7 @@ interface Policy {
  */
 export function authorize(policy: AuthorizeDecision | AuthorizeOptions): Middleware {
   const known: Policy = typeof policy === 'function' ? { personal: true, decide: policy } : policyOf(policy)
-  return define({ role: 'authorise' }, function authorize(ctx, next) {
+  return define({ name: 'authorize', role: 'authorise' }, function authorize(ctx, next) {
     const { from, kind, method = '' } = ctx
     if (from === 'client') {
       if (kind === 'response') return next()
@@ -124,6 +124,8 @@ const UPDATED = 'notifications/resources/updated'
 const LONGEST = 2_048
 /** A URI that can be read in more ways is denied. */
 const MOST_READINGS = 64
+/** In all of them: of one with 2,000 there may be 32. */
+const MOST_CHARACTERS = 1 << 16
 
 /** Who sent the newest request of a session: a notification of the server's has no user of its own. */
 const lastUser = new WeakMap<Session, unknown>()
@@ -371,13 +373,16 @@ function readings(uri: string): string[] {
   const found = new Set([uri])
   for (const reading of found) {
     for (const read of readers) found.add(read(reading))
-    if (found.size > MOST_READINGS) return []
+    if (found.size > MOST_READINGS || found.size * uri.length > MOST_CHARACTERS) return []
   }
   return [...found]
 }
 
 function decoded(uri: string): string {
-  return uri.replace(/(?:%[\da-f]{2})+/gi, (bytes) => Buffer.from(bytes.replaceAll('%', ''), 'hex').toString())
+  return uri.replace(/(?:%[\da-f]{2})+/gi, (bytes) => {
+    const byte = bytes.length === 3 ? Number.parseInt(bytes.slice(1), 16) : 0x80
+    return byte < 0x80 ? String.fromCharCode(byte) : Buffer.from(bytes.replaceAll('%', ''), 'hex').toString()
+  })
 }
 
 /** As WHATWG's URL has it; braces, which templates have, stay. */

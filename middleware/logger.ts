@@ -41,7 +41,7 @@ export function logger(options: LoggerOptions = {}): Middleware {
     throw new TypeError(`logger: expected format "pretty" or "json", got ${JSON.stringify(format)}`)
   }
   const write = options.write ?? ((line: string) => void process.stderr.write(`${line}\n`))
-  return define({ role: 'observe' }, function logger(ctx, next) {
+  return define({ name: 'logger', role: 'observe' }, function logger(ctx, next) {
     const entry = entryOf(ctx, options.arguments === true)
     write(format === 'pretty' ? prettyLine(entry) : plain(JSON.stringify(entry)))
     return next()
@@ -82,9 +82,10 @@ const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu
 
 /** Escapes as JSON does, so that a line of JSON stays one. */
 function plain(text: string): string {
-  return text.replace(UNSEEN, (it) =>
-    Array.from({ length: it.length }, (_, at) => `\\u${it.charCodeAt(at).toString(16).padStart(4, '0')}`).join(''),
-  )
+  return text.replace(UNSEEN, (it) => {
+    const [first, ...rest] = it.split('').map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
+    return rest.length === 0 ? first! : first + rest.join('')
+  })
 }
 
 /** Colours where stderr takes them, whatever stdout is. */

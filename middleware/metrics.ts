@@ -83,6 +83,7 @@ export function metrics(options: MetricsOptions = {}): Metrics {
 
   const middleware = define<object, Application>(
     {
+      name: 'metrics',
       role: 'observe',
       async start(app) {
         if (settings.port !== false) {

@@ -80,7 +80,7 @@ export function record(options: RecordOptions): Middleware & Definition<Applicat
   const mask = maskOf(options)
   const sink = sinkOf(options)
   return define<object, Application>(
-    { role: 'observe', start: (app) => sink.open(app), close: () => sink.close() },
+    { name: 'record', role: 'observe', start: (app) => sink.open(app), close: () => sink.close() },
     function record(ctx, next) {
       const ready = sink.write(linesOf(ctx, sink.sessions, mask))
       return ready ? ready.then(next) : next()
@@ -154,12 +154,14 @@ const SCHEMAS = new Set(['inputSchema', 'outputSchema', 'requestedSchema'])
 /** What goes before a secret is kept. */
 const TOKENS = new RegExp(
   [
-    String.raw`(?<=\bBearer\s+)[\w.~+/=-]{6,}`,
+    // What comes first says no at once where white space goes on for long.
+    String.raw`(?=[\w.~+/=-])(?<=\bBearer\s+)[\w.~+/=-]{6,}`,
     String.raw`\b(?:sk-|glpat-|xox[abeoprs]-)[\w-]{10,}`,
     String.raw`\b(?:gh[opsru]|github_pat|npm|[rs]k_(?:live|test))_\w{10,}`,
     String.raw`\b(?:AKIA|ASIA)[A-Z0-9]{16}\b`,
     String.raw`\bAIza[\w-]{35}`,
-    String.raw`\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*`,
+    // Looked for once in each word, however often it says eyJ.
+    String.raw`(?<![\w-])(?=[\w-]+\.[\w-]{5,}\.)(?:[\w-]*?-)?eyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*`,
     String.raw`-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)`,
     String.raw`(?<=[?&](?:access_token|api_?key|key|password|secret|sig|signature|token)=)[^&#\s"']+`,
     String.raw`(?<=:\/\/[^/\s:@]{0,256}:)[^/\s@]+(?=@)`,
@@ -212,8 +214,18 @@ class Masker {
 
   /** A text that is JSON itself is looked into. */
   #text(text: string): string {
-    const inner = /^\s*[[{]/.test(text) && isJson(text) ? this.masked(text) : text
+    const inner = /^\s*[[{]/.test(text) && isJson(text) ? this.#inside(text) : text
     return inner.replace(TOKENS, MASK)
+  }
+
+  /** What nests too deep to be looked into is not shown. */
+  #inside(text: string): string {
+    try {
+      return this.masked(text)
+    } catch (error) {
+      if (error instanceof RangeError) return MASK
+      throw error
+    }
   }
 }
 

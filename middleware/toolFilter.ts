@@ -47,7 +47,7 @@ export function toolFilter(options: ToolFilterOptions = {}): Middleware {
   refuseUnknown(options)
   const names = namesOf(options)
   const describe = describerOf(options.describe)
-  return define({ role: 'change' }, function toolFilter(ctx, next) {
+  return define({ name: 'toolFilter', role: 'change' }, function toolFilter(ctx, next) {
     if (ctx.from === 'server') {
       return ctx.kind === 'response' && ctx.method === 'tools/list' ? onList(ctx, next, names, describe) : next()
     }

@@ -111,7 +111,7 @@ export function trace(options: TraceOptions = {}): Middleware {
     return left
   }
 
-  return define({ role: 'observe' }, function trace(ctx, next) {
+  return define({ name: 'trace', role: 'observe' }, function trace(ctx, next) {
     if (ctx.kind === 'response') {
       const open = sessions.get(ctx.session)
       if (open && open.size > 0) open.get(ctx.state)?.((span) => answered(span, ctx, options.results === true))

@@ -178,7 +178,7 @@ export class Application<State extends object = object> extends EventEmitter<App
   async listen(upstream: Upstream, listener: Listener | HttpOptions = stdioListener()): Promise<Listening> {
     if (typeof listener === 'function') return this.#serve(new Service(upstream, {}, this.#host), listener)
     const { listenHttp } = await import('./listener/http.js')
-    const service = new Service(upstream, listener, this.#host)
+    const service = new Service(upstream, { ...listener, restart: 'on-failure' }, this.#host)
     return this.#serve(service, (accept, served) => listenHttp(listener, accept, served))
   }
 
@@ -190,7 +190,7 @@ export class Application<State extends object = object> extends EventEmitter<App
    */
   handler(upstream: Upstream, options: HandlerOptions = {}): RequestHandler {
     const settings = settingsOf(options)
-    const service = new Service(upstream, options, this.#host)
+    const service = new Service(upstream, { ...options, restart: 'on-failure' }, this.#host)
     let handle: RequestHandler | undefined
     const ready = this.#serve(service, async (accept, served) => {
       const { Face } = await import('./listener/face.js')

@@ -2,7 +2,7 @@ import { Carrier, type CarrierOptions } from './carrier.js'
 import type { Direction } from './context.js'
 import type { End } from './end.js'
 import { proxyError, type Reason, RpcError } from './error.js'
-import { LISTEN } from './message.js'
+import { LISTEN, notificationFrame } from './message.js'
 import { Receiver } from './receive.js'
 import type { Ending, Session } from './session.js'
 import type { CloseOptions, Wire } from './wire.js'
@@ -122,10 +122,10 @@ export class Bridge {
     if (end.gone) return
     const carrier = this.#carrier
     if (end === carrier.client) {
+      if (error) this.#cut(error)
       end.gone = proxyError('shutting_down')
-      if (error) this.#options.report(error)
       carrier.giveUp(carrier.server, end.gone)
-      void this.close()
+      void this.close({ reason: error })
     } else {
       end.gone = error instanceof RpcError ? error : proxyError(why, { cause: error })
       // Its client may leave before the reason is told.
@@ -135,6 +135,15 @@ export class Bridge {
       void this.close({ reason: error ?? (this.#shutting ? undefined : end.gone) })
     }
     end.open()
+  }
+
+  /** A client that does not read any more wants no answers either. */
+  #cut(error: Error): void {
+    const { client } = this.#carrier
+    this.#options.report(error)
+    for (const requestId of [...client.requests.keys()]) {
+      this.#receiver.receive(client, notificationFrame('notifications/cancelled', { requestId }))
+    }
   }
 
   #hurry(): void {

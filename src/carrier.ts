@@ -105,13 +105,15 @@ export class Carrier implements Crossing {
     return this.#walked(passage) ?? done
   }
 
-  #walked(passage: Passage): Promise<void> | undefined {
+  /** `lost` is what a deeper middleware threw at one that did not care. */
+  #walked(passage: Passage, lost?: unknown): Promise<void> | undefined {
     const { exchange, kind, place, settled } = passage
     // Somebody may have called next() without waiting for it.
     const onward = settled ? undefined : passage.onward()
-    if (onward) return onward.then(() => this.#walked(passage))
+    if (onward) return onward.then((failure) => this.#walked(passage, lost ?? failure))
     if (!settled && exchange && !exchange.cancelled) {
-      const error = new Error(`a middleware forgot a ${kind}: it neither called next() nor replied`)
+      const text = `a middleware forgot a ${kind}: it neither called next() nor replied`
+      const error = new Error(text, lost === undefined ? undefined : { cause: lost })
       this.#options.report(error, new Context(passage, place))
       this.#failed(passage, internalError)
     }
@@ -158,7 +160,7 @@ export class Carrier implements Crossing {
 
   #report(error: unknown, passage: Passage): void {
     const known = error instanceof Error ? error : new Error(`a middleware threw ${String(error)}`)
-    this.#options.report(known, new Context(passage, passage.place))
+    this.#options.report(known, new Context(passage, passage.blamed(error)))
   }
 
   waiting<T>(promise: Promise<T>): Promise<T> {

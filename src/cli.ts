@@ -1,13 +1,14 @@
 #!/usr/bin/env node
 import { createRequire } from 'node:module'
 import { Command, CommanderError, Option } from 'commander'
+import type { Application } from './application.js'
 import { type Level, levels } from './config.js'
 import { messageOf } from './error.js'
 import { examples, synopsis } from './help.js'
 import type { HttpOptions } from './listener/index.js'
 import type { ReplayCommandOptions } from './rerun.js'
 import { FAILURE, hide, say, serve, takeStdout, USAGE, used } from './serve.js'
-import type { Upstream } from './upstream/index.js'
+import type { CommandUpstream, Restart, UrlUpstream } from './upstream/index.js'
 import {
   parseCount,
   parseListen,
@@ -30,6 +31,7 @@ const { version } = createRequire(import.meta.url)('../package.json') as { versi
 
 interface CommonOptions {
   use?: string[]
+  restart?: Restart
   logLevel?: Level
   exitWithParent?: boolean
   listen?: string
@@ -91,18 +93,23 @@ function tokenOf({ token, tokenEnv }: CommonOptions): string | undefined {
   throw new UsageError(`--token-env: expected a variable with a token in it, ${tokenEnv} is not set`)
 }
 
-function serveOne(upstream: Upstream, options: CommonOptions, headers: Record<string, string> = {}): Promise<void> {
-  const { use, logLevel, exitWithParent } = options
+function serveOne(
+  upstream: CommandUpstream | UrlUpstream,
+  options: CommonOptions,
+  headers: Record<string, string> = {},
+): Promise<void> {
+  const { use, logLevel, restart, exitWithParent } = options
   const http = httpOf(options)
   const url = 'url' in upstream ? new URL(upstream.url) : undefined
   hide(secretsOf(headers, url, http?.token))
-  return serve(upstream, { http, begin: async (app) => void app.use(...(await used(use))), logLevel, exitWithParent })
+  const begin = async (app: Application) => void app.use(...(await used(use)))
+  return serve({ ...upstream, restart }, { http, begin, logLevel, exitWithParent })
 }
 
 /** What a file says; what the command line says of the same stands before it. */
 async function serveFile(options: FileOptions): Promise<void> {
   const { config: file, server, watch } = options
-  const [lost] = (['header', 'headers'] as const).filter((name) => options[name] !== undefined)
+  const [lost] = (['header', 'headers', 'restart'] as const).filter((name) => options[name] !== undefined)
   if (lost !== undefined) throw new UsageError(`--${lost}: expected --url with it, got none`)
   // The file may be code, which may print.
   takeStdout()
@@ -159,6 +166,15 @@ function common(command: Command): Command {
     .allowExcessArguments(false)
 }
 
+function restarts(command: Command): Command {
+  return command.addOption(
+    new Option(
+      '--restart <when>',
+      'start or reach the server again when it is lost (default: "on-failure"; "never" for stdio without --listen)',
+    ).choices(['on-failure', 'never']),
+  )
+}
+
 function overUrl(command: Command): Command {
   return common(
     command
@@ -182,7 +198,7 @@ function program(): Command {
     .helpCommand('help [command]', 'show the help of a command')
     .enablePositionalOptions()
     .addHelpText('after', examples)
-  common(root.command('stdio'))
+  restarts(common(root.command('stdio')))
     .description('start a server and speak to it over its stdin and stdout')
     .usage('[options] [--] COMMAND [ARGS...]')
     .argument('<command>', 'the program to run, without a shell')
@@ -198,13 +214,13 @@ function program(): Command {
       const env = options.listen === undefined ? { ...process.env, ...own } : own
       await serveOne({ command, args, env, cwd: options.cwd }, options)
     })
-  overUrl(root.command('sse'))
+  restarts(overUrl(root.command('sse')))
     .description('a server that speaks the HTTP+SSE transport of 2024-11-05')
     .action((options: UrlOptions) => serveUrl(options, 'sse'))
-  overUrl(root.command('http'))
+  restarts(overUrl(root.command('http')))
     .description('a server that speaks Streamable HTTP')
     .action((options: UrlOptions) => serveUrl(options, 'http'))
-  overUrl(root.command(DETECT, { hidden: true }))
+  restarts(overUrl(root.command(DETECT, { hidden: true })))
     .description(
       'a server that speaks Streamable HTTP, or else the HTTP+SSE transport of 2024-11-05; or what a file says',
     )

@@ -1,6 +1,6 @@
 import type { Middleware } from './context.js'
 import type { HttpOptions } from './listener/index.js'
-import type { CommandUpstream, Upstream, UrlUpstream } from './upstream/index.js'
+import type { CommandUpstream, Restart, Upstream, UrlUpstream } from './upstream/index.js'
 
 /** What the command itself says on stderr, from the least to the most. */
 export const levels = ['silent', 'error', 'warn', 'info', 'debug'] as const
@@ -33,6 +33,8 @@ export interface McpServer {
   type?: 'stdio' | 'http' | 'streamable-http' | 'streamableHttp' | 'sse'
   /** Sent with every request. */
   headers?: Record<string, string>
+  /** Ours alone: whether a new one takes its place when it is lost. */
+  restart?: Restart
   [other: string]: unknown
 }
 

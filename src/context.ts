@@ -111,6 +111,8 @@ export interface Transit {
   readonly holder: number | undefined
   /** Delivered, replied to, failed, dropped or cancelled. */
   readonly settled: boolean
+  /** Of a middleware; undefined where none is at that place. */
+  nameOf(place: number): string | undefined
   /** The holder has the parsed message and may have changed it. */
   touched: boolean
   signal(place: number): AbortSignal
@@ -173,6 +175,11 @@ export class Context<State extends object = object> {
   /** The text as it came to this place: what the middleware before it changed is in it. */
   get text(): string {
     return this.#arrived.text
+  }
+
+  /** The name of the middleware that this context is of, if its function has one. */
+  get middleware(): string | undefined {
+    return this.#transit.nameOf(this.#place) || undefined
   }
 
   get direction(): Direction {

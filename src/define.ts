@@ -27,6 +27,8 @@ export interface HttpAnswer {
 /** What a middleware needs beyond messages. */
 export interface Definition<App = unknown> {
   readonly role?: Role
+  /** What errors call it: bundlers rename functions. @default the function's own name */
+  readonly name?: string
   /** Decides over an HTTP request before its body is read and before any session exists. */
   readonly admit?: (request: AdmitRequest) => Admission | undefined | Promise<Admission | undefined>
   /**
@@ -52,5 +54,7 @@ export function define<State extends object = object, App = unknown>(
   definition: Definition<App>,
   middleware: Middleware<State>,
 ): Middleware<State> & Definition<App> {
-  return Object.assign(middleware, definition)
+  const { name = middleware.name, ...rest } = definition
+  // It cannot be assigned.
+  return Object.defineProperty(Object.assign(middleware, rest), 'name', { value: name, configurable: true })
 }

@@ -1,4 +1,4 @@
-import { Pieces } from './lines.js'
+import { Pieces, withoutBom } from './lines.js'
 
 /** One server-sent event. */
 export interface ServerSentEvent {
@@ -14,6 +14,7 @@ export interface EventReaderOptions {
   onEvent: (event: ServerSentEvent) => void
   /** The `retry` field: milliseconds to wait before connecting again. */
   onRetry?: (milliseconds: number) => void
+  /** What is over `maxBytes` of a comment may be missing. */
   onComment?: (text: string) => void
   /** An event over `maxBytes` is skipped up to its end; `head` is the beginning of its data. */
   onTooLarge?: (head: Buffer) => void
@@ -93,7 +94,18 @@ export class EventReader {
     }
     this.#partial.add(part)
     this.#bytes += part.length
-    if (this.#bytes > this.#maxBytes) this.#tooLarge()
+    if (this.#bytes > this.#maxBytes && !this.#cutComment()) this.#tooLarge()
+  }
+
+  /** Lets go of a comment that has not ended: it is no part of the event, which must not be lost for it. */
+  #cutComment(): boolean {
+    const head = this.#partial.head(4)
+    const start = this.#firstLine ? head.length - withoutBom(head).length : 0
+    if (head[start] !== COLON) return false
+    this.#bytes -= this.#partial.size - start - 1
+    this.#partial.clear()
+    this.#partial.add(head.subarray(0, start + 1))
+    return true
   }
 
   #line(rest: Buffer): void {
@@ -111,7 +123,7 @@ export class EventReader {
     }
     if (this.#firstLine) {
       this.#firstLine = false
-      if (line[0] === 0xef && line[1] === 0xbb && line[2] === 0xbf) line = line.subarray(3)
+      line = withoutBom(line)
     }
     if (line.length === 0) this.#dispatch()
     else this.#field(line)
@@ -162,6 +174,7 @@ export class EventReader {
     if (this.#id !== undefined) this.lastEventId = this.#id
     this.#reset()
     this.#partial.clear()
+    this.#firstLine = false
     this.#skipping = true
     this.#skippedLine = true
     this.#options.onTooLarge?.(head)

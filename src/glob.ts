@@ -26,15 +26,17 @@ export function glob(...patterns: readonly string[]): (name: string) => boolean 
   }
 }
 
-/** Where an escaped character is kept out of the way of whoever reads braces: a private use plane of Unicode. */
+/** Where an escaped ASCII character is kept out of the way of whoever reads braces: in a private use plane of Unicode. */
 const LITERAL = 0xf0000
+const ASCII = 0x80
 
 function globsOf(pattern: string): Glob[] {
   const refuse = (expected: string) => new TypeError(`expected a pattern ${expected}, got ${JSON.stringify(pattern)}`)
   if (typeof pattern !== 'string') throw refuse('that is a string')
-  const masked = pattern.replace(/\\(.)/gsu, (_, it: string) =>
-    String.fromCodePoint((it.codePointAt(0)! % LITERAL) | LITERAL),
-  )
+  const masked = pattern.replace(/\\(.)/gsu, (_, it: string) => {
+    const code = it.codePointAt(0)!
+    return code < ASCII ? String.fromCodePoint(LITERAL + code) : it
+  })
   // In other globs these are more than themselves: they must not pass for themselves by mistake.
   const [reserved] = /[[\]()|]|^!/.exec(masked) ?? []
   if (reserved !== undefined) throw refuse(`without ${reserved} (\\${reserved} is the character itself)`)
@@ -57,14 +59,15 @@ function isBalanced(pattern: string): boolean {
 /** Loaded by the first pattern that needs it: whoever imports this package may never have one. */
 function expand(pattern: string): string[] {
   const braces = createRequire(import.meta.url)('brace-expansion') as typeof import('brace-expansion')
-  return braces.expand(pattern, { max: MOST_ALTERNATIVES + 1 })
+  // It drops alternatives without a character, so each gets one for the time.
+  return braces.expand(`x${pattern}`, { max: MOST_ALTERNATIVES + 1 }).map((alternative) => alternative.slice(1))
 }
 
 function tokenOf(character: string): Glob[number] {
   if (character === '*') return ANY
   if (character === '?') return ONE
-  const code = character.codePointAt(0)!
-  return code < LITERAL ? character : String.fromCodePoint(code - LITERAL)
+  const code = character.codePointAt(0)! - LITERAL
+  return code >= 0 && code < ASCII ? String.fromCodePoint(code) : character
 }
 
 /** An `ANY` needs trying again only from the last one on: what came before it fits wherever it fits first. */

@@ -62,6 +62,7 @@ export type { CallOptions, Ending, Session, Side } from './session.js'
 export {
   type CommandUpstream,
   http,
+  type Restart,
   sse,
   stdio,
   type Upstream,

@@ -144,6 +144,8 @@ export class LineReader {
  */
 export class LineWriter {
   readonly #stream: Writable
+  /** It takes no more. */
+  readonly #fail: (error: Error) => void
   #pending = 0
   #corked = false
   #failure: Error | undefined
@@ -160,6 +162,7 @@ export class LineWriter {
       this.#flushed?.resolve()
       onClose?.(error)
     }
+    this.#fail = fail
     stream.on('error', fail)
     stream.on('close', () => fail(new Error('The stream was closed')))
     const ready = () => {
@@ -199,6 +202,11 @@ export class LineWriter {
     if (this.#pending === 0 || this.#failure) return Promise.resolve()
     this.#flushed ??= deferred()
     return this.#flushed.promise
+  }
+
+  /** Gives the stream up, though it stays open: nothing more is written, and nobody waits for it any longer. */
+  abandon(reason: Error): void {
+    this.#fail(reason)
   }
 
   /** Ends the stream once everything written is gone. */

@@ -9,6 +9,7 @@ import type {
   ResponseContext,
 } from './context.js'
 import { deferred } from './deferred.js'
+import { define } from './define.js'
 
 /** A method, several, or none for all. */
 export type Methods<M extends string> = M | readonly M[]
@@ -22,6 +23,11 @@ function matches(methods: Methods<string> | undefined, method: string | undefine
   return typeof methods === 'string' ? methods === method : methods.includes(method)
 }
 
+/** Errors name the handler. */
+function named<State extends object>(handler: { name: string }, middleware: Middleware<State>): Middleware<State> {
+  return define({ name: handler.name }, middleware)
+}
+
 /**
  * Runs a handler on requests of the given methods; everything else passes.
  *
@@ -31,10 +37,10 @@ export function onRequest<M extends AnyRequest, State extends object = object>(
   methods: Methods<M> | undefined,
   handler: (ctx: RequestContext<M, State>, next: Next) => unknown,
 ): Middleware<State> {
-  return function onRequest(ctx, next) {
+  return named(handler, (ctx, next) => {
     if (ctx.kind !== 'request' || !matches(methods, ctx.method)) return next()
     return handler(ctx as RequestContext<M, State>, next)
-  }
+  })
 }
 
 /** Runs a handler on notifications of the given methods; everything else passes. */
@@ -42,10 +48,10 @@ export function onNotification<M extends AnyNotification, State extends object =
   methods: Methods<M> | undefined,
   handler: (ctx: NotificationContext<M, State>, next: Next) => unknown,
 ): Middleware<State> {
-  return function onNotification(ctx, next) {
+  return named(handler, (ctx, next) => {
     if (ctx.kind !== 'notification' || !matches(methods, ctx.method)) return next()
     return handler(ctx as NotificationContext<M, State>, next)
-  }
+  })
 }
 
 /** Runs a handler on responses to requests of the given methods; everything else passes. */
@@ -53,10 +59,10 @@ export function onResponse<M extends AnyRequest, State extends object = object>(
   methods: Methods<M> | undefined,
   handler: (ctx: ResponseContext<M, State>, next: Next) => unknown,
 ): Middleware<State> {
-  return function onResponse(ctx, next) {
+  return named(handler, (ctx, next) => {
     if (ctx.kind !== 'response' || !ctx.request || !matches(methods, ctx.method)) return next()
     return handler(ctx as ResponseContext<M, State>, next)
-  }
+  })
 }
 
 /** A handler that sleeps between a request and its response. */
@@ -85,7 +91,7 @@ export function onExchange<M extends AnyRequest, State extends object = object>(
   handler: (request: RequestContext<M, State>, next: () => Promise<ResponseContext<M, State>>) => unknown,
 ): Middleware<State> {
   const sleeping = new Map<string, Sleeper<State>>()
-  return async function onExchange(ctx, next) {
+  return named(handler, async (ctx, next) => {
     if (ctx.kind === 'response') {
       const sleeper = ctx.request && sleeping.get(ctx.request.key)
       if (!sleeper) return next()
@@ -149,7 +155,7 @@ export function onExchange<M extends AnyRequest, State extends object = object>(
       if (finished) throw error
       return done
     }
-  }
+  })
 }
 
 /** A handler threw in its sleep: the request gets its error now, unless it has its outcome already. */

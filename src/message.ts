@@ -20,6 +20,10 @@ import { type Head, parseError, Refusal, scan } from './scan.js'
 /** Streams that live as long as their session: nobody waits for their end (2026-07-28, basic/utilities/subscriptions). */
 export const LISTEN = 'subscriptions/listen'
 
+/** More requests than a session may have pending by default are no batch of an honest client's. */
+const MAX_BATCH = 1_000
+const TOO_MANY = `Invalid request: over ${MAX_BATCH} messages in a batch`
+
 /** The frame with another id. `idText` is a JSON token. The frame must have an `id`. */
 export function withId(frame: Uint8Array, head: Head, idText: string): Buffer {
   if (head.idStart < 0) throw new TypeError('expected a frame with an id')
@@ -50,7 +54,7 @@ export function tokenValue(frame: Uint8Array, { start, end }: Span): unknown {
  * The frames in a batch (2025-03-26, basic, "Batching"); undefined for a frame that is not an array. They are not
  * scanned yet.
  *
- * @throws Refusal with -32700 for what is not JSON, -32600 for an empty array
+ * @throws Refusal with -32700 for what is not JSON, -32600 for an empty array, or one of more than 1,000
  */
 export function elementsOfBatch(frame: Uint8Array): Uint8Array[] | undefined {
   const first = skipSpace(frame, 0)
@@ -60,6 +64,7 @@ export function elementsOfBatch(frame: Uint8Array): Uint8Array[] | undefined {
   try {
     const end = walkArray(frame, first, (start) => {
       const end = skipElement(frame, start)
+      if (found.length === MAX_BATCH) throw new Refusal(INVALID_REQUEST, TOO_MANY)
       found.push(frame.subarray(start, end))
       return end
     })

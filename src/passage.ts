@@ -171,6 +171,10 @@ export class Passage implements Transit {
   #onward: Promise<void>[] | undefined
   /** Who changed it, and what it was before. */
   #changes: { place: number; before: Message }[] | undefined
+  /** Where it was entered first. */
+  #first: number | undefined
+  /** What was thrown last, and where. */
+  #blamed: { error: unknown; place: number } | undefined
   #key: string | undefined
   #state: object | undefined
 
@@ -241,16 +245,33 @@ export class Passage implements Transit {
   /** Runs one middleware at its place. */
   enter(middleware: Middleware, place: number, next: Next): unknown {
     if (this.over) throw this.over
+    this.#first ??= place
     this.place = place
     this.holder = place
     return middleware(new Context(this, place), () => {
       const onward = this.#handOn(place, next)
       // A middleware that does not await it must not end the process.
-      onward.catch(() => {})
+      onward.catch((error: unknown) => this.#blame(error, place))
       this.#onward ??= []
       this.#onward.push(onward)
       return onward
     })
+  }
+
+  /** What comes out of the next() of a place, and of no deeper one, the place behind it has thrown. */
+  #blame(error: unknown, place: number): void {
+    if (this.#blamed?.error === error) return
+    this.#blamed = { error, place: this.direction === 'client-to-server' ? place + 1 : place - 1 }
+  }
+
+  /** The place whose middleware threw this. */
+  blamed(error: unknown): number {
+    const place = this.#blamed?.error === error ? this.#blamed?.place : this.#first
+    return place !== undefined && this.nameOf(place) !== undefined ? place : this.place
+  }
+
+  nameOf(place: number): string | undefined {
+    return this.stack.middleware[place]?.name
   }
 
   #handOn(place: number, next: Next): Promise<void> {
@@ -276,11 +297,15 @@ export class Passage implements Transit {
     this.holder = undefined
   }
 
-  /** Resolves when all that was handed on has come to its end; undefined where nothing was since the last time. */
+  /**
+   * Resolves when all that was handed on has come to its end, with what was thrown there, if anything was; undefined
+   * where nothing was handed on since the last time.
+   */
   onward(): Promise<unknown> | undefined {
     const onward = this.#onward
     this.#onward = undefined
-    return onward && Promise.allSettled(onward)
+    if (!onward) return undefined
+    return Promise.allSettled(onward).then((all) => all.find((it) => it.status === 'rejected')?.reason)
   }
 
   /** Waits for its turn and leaves. */

@@ -71,7 +71,11 @@ export class Refusal extends Error implements Sketch {
   readonly idText?: string
 
   constructor(code: typeof PARSE_ERROR | typeof INVALID_REQUEST, message: string, { kind, id, idText }: Sketch = {}) {
+    // Many bad messages in one body are to cost little, and the stack tells nobody anything of them.
+    const { stackTraceLimit } = Error
+    Error.stackTraceLimit = 0
     super(message)
+    Error.stackTraceLimit = stackTraceLimit
     this.code = code
     if (kind !== undefined) this.kind = kind
     if (id !== undefined) this.id = id

@@ -37,17 +37,20 @@ export interface ServeOptions {
   logLevel?: Level
 }
 
+/** It begins where white space begins: a long run of it that holds no line feed is looked at once. */
+const BREAK = /(?<!\s)\s*\n\s*/g
+
 let hidden: readonly string[] = []
 
 /** No line that is said from now on shows them, not even where they stand in quotes or one of their lines stands alone. */
 export function hide(secrets: readonly string[]): void {
-  const lines = secrets.flatMap((it) => [it, ...it.split(/\s*\n\s*/)])
+  const lines = secrets.flatMap((it) => [it, ...it.split(BREAK)])
   hidden = longestFirst([...hidden, ...lines, ...lines.map((it) => JSON.stringify(it).slice(1, -1))])
 }
 
 /** One line on stderr, without secrets and without control characters. */
 export function say(text: string): void {
-  let line = text.replace(/\s*\n\s*/g, ' ')
+  let line = text.replaceAll(BREAK, ' ')
   for (const secret of hidden) line = line.replaceAll(secret, '***')
   process.stderr.write(`omproxy: ${printable(Buffer.from(line))}\n`)
 }
@@ -67,15 +70,18 @@ export async function used(use: readonly string[] = []): Promise<Middleware[]> {
 export async function serve(upstream: Upstream, options: ServeOptions): Promise<void> {
   const { http, logLevel = 'warn', reloadable } = options
   const { ppid } = process
+  const tells = (at: Level) => levels.indexOf(at) <= levels.indexOf(logLevel)
   const log: Log = (at, text) => {
-    if (levels.indexOf(at) <= levels.indexOf(logLevel)) say(text)
+    if (tells(at)) say(text)
   }
+  let told: Error | undefined
   const stdout = takeStdout()
   const app = createProxy()
   app.on('error', (error: Error, ctx?: Context) => {
-    const where = ctx ? ` (${[ctx.direction, ctx.kind, ctx.method].filter(Boolean).join(' ')})` : ''
+    const where = ctx ? ` (${[ctx.middleware, ctx.direction, ctx.kind, ctx.method].filter(Boolean).join(' ')})` : ''
     log('warn', `${error.message}${where}`)
     log('debug', causeOf(error) ?? String(error.stack))
+    if (tells('warn')) told = error
   })
   app.on('session', (session) => log('info', `session ${session.id} with ${session.upstream}`))
   handleErrors(app, log)
@@ -95,7 +101,7 @@ export async function serve(upstream: Upstream, options: ServeOptions): Promise<
   if (signal !== undefined) process.exitCode = 128 + signal
   else if (!reason) process.exitCode = OK
   else {
-    log('error', withCause(reason))
+    if (reason !== told) log('error', withCause(reason))
     process.exitCode = served ? FAILURE : UNAVAILABLE
   }
 }

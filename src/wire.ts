@@ -20,6 +20,8 @@ export interface FrameMeta {
   readonly headers?: Readonly<Record<string, string | string[] | undefined>>
   /** What a listener's authentication found out about the sender. */
   readonly authInfo?: unknown
+  /** It is our own refusal of a request that the server turned away unread: its session is lost (HTTP 404). */
+  readonly isUnread?: true
   /** The address of the socket that the frame came from, over HTTP: that of a reverse proxy, where there is one. */
   readonly remoteAddress?: string
 }
@@ -53,7 +55,8 @@ export interface CloseOptions {
  *
  * - Nothing is handed over before `start()` is called; it resolves when frames can be sent.
  * - `onframe` is called once per frame, in order, from the moment `start()` is called.
- * - `onclose` is called once, when no more frames will come. `send` may still work then (a client that closed
+ * - `onclose` is called once, when no more frames will come; with a reason where that is a fault (a client that was cut off:
+ *   its requests are cancelled). `send` may still work then (a client that closed
  *   its stdin still reads its stdout) until `close()`.
  */
 export interface Wire {

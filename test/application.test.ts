@@ -296,6 +296,8 @@ describe('listen', () => {
       [{ url: 'ftp://x' }, 'listen(): expected an http: or https: URL, got one with ftp:'],
       [{ url: 'user:secret' }, 'listen(): expected an http: or https: URL, got one with user:'],
       [{ url: 'http://x', type: 'ws' }, 'listen(): expected type "http" or "sse", got "ws"'],
+      [{ url: 'http://x', restart: 'always' }, 'listen(): expected restart "on-failure" or "never", got "always"'],
+      [{ command: 'x', restart: true }, 'listen(): expected restart "on-failure" or "never", got true'],
     ]
     for (const [upstream, text] of cases) {
       const failure = await app.listen(upstream as never).catch((error) => error)

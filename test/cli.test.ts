@@ -130,7 +130,7 @@ describe('help and version', () => {
 
   const common = [
     ...['--use', '--log-level', '--exit-with-parent', '--listen', '--path', '--allow-origin', '--allow-host'],
-    ...['--max-sessions', '--idle-timeout', '--token', '--token-env', '--allow-unauthenticated'],
+    ...['--max-sessions', '--idle-timeout', '--token', '--token-env', '--allow-unauthenticated', '--restart'],
   ]
 
   test.each([
@@ -173,6 +173,11 @@ describe('usage errors are one line, exit code 2', () => {
     [['--url', url, '--config', 'x.json'], '--config: expected a configuration file instead of --url, got both'],
     [['--url', url, '--watch'], '--watch: expected a configuration file instead of --url, got both'],
     [['--config', 'x.json', '--header', 'a: b'], '--header: expected --url with it, got none'],
+    [['--config', 'x.json', '--restart', 'never'], '--restart: expected --url with it, got none'],
+    [
+      ['stdio', '--restart', 'always', 'cat'],
+      "option '--restart <when>' argument 'always' is invalid. Allowed choices are on-failure, never.",
+    ],
     [['--config', 'no-such.json'], '--config no-such.json: expected a file that can be read, got ENOENT'],
     [['stdio', '--config', 'x.json', 'cat'], "expected an option that --help shows, got unknown option '--config'"],
     [['http', '--url'], "option '--url <url>' argument missing"],

@@ -17,3 +17,8 @@ it('gives the same function, with what it needs beyond messages', () => {
 it('adds nothing that was not given', () => {
   expect({ ...define({}, () => {}) }).toEqual({})
 })
+
+it('may be called something else in errors than its function is', () => {
+  expect(define({ name: 'mine' }, function minified() {}).name).toBe('mine')
+  expect({ ...define({ name: 'mine' }, () => {}) }).toEqual({})
+})

@@ -14,6 +14,7 @@ describe('glob', () => {
     ['a?c', ['abc', 'a.c'], ['ac', 'abbc']],
     ['{a,b}c', ['ac', 'bc'], ['abc', 'c', '{a,b}c']],
     ['x{,y}', ['x', 'xy'], ['x,', 'x{,y}']],
+    ['{,a}', ['', 'a'], ['{,a}']],
     ['{a,{b,c}d}', ['a', 'bd', 'cd'], ['b', 'ad']],
     ['file:///{id}', ['file:///{id}'], ['file:///id', 'file:///1']],
     ['file:///docs/**', ['file:///docs/', 'file:///docs/a/b'], ['file:///docs', 'file:///doc/']],
@@ -22,6 +23,8 @@ describe('glob', () => {
     ['{\\,,b}', [',', 'b'], ['']],
     ['\\\\*', ['\\', '\\a'], ['*', 'a']],
     ['a!', ['a!'], []],
+    ['\\\u{1f44b}\\é', ['\u{1f44b}é'], ['\uf44bé']],
+    ['\u{f1234}', ['\u{f1234}'], ['\u1234']],
     ['\u{1f44b}*', ['\u{1f44b}\u{1f44b}'], ['\u{1f44a}']],
   ])('%j', (pattern, fits, not) => {
     expect([...fits, ...not].filter(glob(pattern))).toEqual(fits)

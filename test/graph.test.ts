@@ -18,6 +18,7 @@ const floors: Record<string, number> = {
   error: 1,
   lane: 1,
   rest: 1,
+  spare: 1,
   session: 1,
   wire: 1,
   lines: 1,

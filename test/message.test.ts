@@ -97,13 +97,18 @@ describe('elementsOfBatch', () => {
     expect(texts(`[1,${deep},2]`)).toEqual(['1', deep, '2'])
   })
 
+  test('takes 1,000', () => {
+    expect(texts(`[${'1,'.repeat(999)}1]`)).toHaveLength(1_000)
+  })
+
   test.each<[string | Buffer, object]>([
     ['[]', { code: -32600, message: 'Invalid request: empty batch' }],
+    [`[${'1,'.repeat(1_000)}1]`, { code: -32600, message: 'Invalid request: over 1000 messages in a batch' }],
     ['[1', { code: -32700, message: 'Parse error: Unexpected end of JSON text' }],
     ['[1,]', { code: -32700, message: 'Parse error: Unexpected byte at offset 3' }],
     ['[1] 2', { code: -32700, message: 'Parse error: Unexpected byte at offset 4' }],
     [Buffer.from([0x5b, 0x22, 0xff, 0x22, 0x5d]), { code: -32700, message: 'Parse error: not UTF-8' }],
-  ])('refuses %s', (text, expected) => {
+  ])('refuses %.20s', (text, expected) => {
     expect.assertions(1)
     try {
       elementsOfBatch(Buffer.from(text as string))

@@ -115,9 +115,9 @@ function serverOf({ upstream, mcpServers = {} }: ProxyConfig, inside: Inside, na
 }
 
 /** What clients say of a server beside this is theirs. */
-function asUpstream({ command, args, env, cwd, url, type, headers }: McpServer, path: string): Upstream {
-  if (command !== undefined) return { command, args, env, cwd }
-  if (url !== undefined) return { url, type: type === 'sse' ? 'sse' : type && 'http', headers }
+function asUpstream({ command, args, env, cwd, url, type, headers, restart }: McpServer, path: string): Upstream {
+  if (command !== undefined) return { command, args, env, cwd, restart }
+  if (url !== undefined) return { url, type: type === 'sse' ? 'sse' : type && 'http', headers, restart }
   throw new ConfigError(path, 'expected command or url, got neither')
 }
 

@@ -4,6 +4,7 @@ import { INVALID_PARAMS } from '../error.js'
 import { elementsOfBatch, errorFrame } from '../message.js'
 import { HEADER_MISMATCH, isModernRevision, mismatch, missingMeta, modernVersion } from '../mirror.js'
 import { type Head, Refusal, scan } from '../scan.js'
+import { Spare } from '../spare.js'
 import type { CloseOptions, Frame, FrameMeta, Wire } from '../wire.js'
 import { ArgumentCheck } from './argument-check.js'
 import type { Accept, Accepted, AcceptOptions } from './index.js'
@@ -16,6 +17,8 @@ import { type Posted, type PostedMessage, StreamableClient } from './streamable.
 /** What a legacy `MCP-Protocol-Version` may say; 2025-06-18 was the first to have the header. */
 const LEGACY = new Set(['2024-11-05', '2025-03-26', '2025-06-18', '2025-11-25'])
 const SESSION_ID_BYTES = 32
+/** Bytes that may wait for streams of which each is one of several of its session, before they hold up the others. */
+const MAX_SPARE = 64 << 20
 /** Seconds after which a client that finds no room may try again. */
 const RETRY_AFTER = { 'retry-after': '5' }
 
@@ -36,6 +39,7 @@ export class Clients {
   readonly #streamable = new Map<string, StreamableClient>()
   readonly #sse = new Map<string, SseClient>()
   readonly #accepted = new Set<Accepted>()
+  readonly #spare = new Spare(MAX_SPARE)
   #closing = false
 
   constructor(accept: Accept, settings: Settings) {
@@ -88,8 +92,8 @@ export class Clients {
     if (refusal) return refusal
     const id = sessionId()
     const onover = () => this.#sse.delete(id)
-    const { keepAlive } = this.#settings
-    const wire = new SseClient({ response, endpoint: `${endpoint}?sessionId=${id}`, principal, keepAlive, onover })
+    const pace = this.#settings
+    const wire = new SseClient({ response, endpoint: `${endpoint}?sessionId=${id}`, principal, pace, onover })
     this.#sse.set(id, wire)
     this.#join(wire, { principal })
     return undefined
@@ -107,7 +111,7 @@ export class Clients {
     const { idText } = head
     const refusal = judge(request.headers, frame, head) ?? this.#noRoom()
     if (refusal) return { ...refusal, idText }
-    const wire = new StatelessClient({ response, frame, head, meta, keepAlive: this.#settings.keepAlive })
+    const wire = new StatelessClient({ response, frame, head, meta, pace: this.#settings })
     const { session } = this.#join(wire, { principal, era: 'modern' })
     const problem = await this.#check.problem(session, request.headers, frame, head)
     if (problem === undefined) wire.begin()
@@ -127,7 +131,7 @@ export class Clients {
     if (refusal) return refusal
     const id = sessionId()
     const onover = () => this.#streamable.delete(id)
-    const wire = new StreamableClient({ settings: this.#settings, id, principal, onover })
+    const wire = new StreamableClient({ settings: this.#settings, spare: this.#spare, id, principal, onover })
     this.#streamable.set(id, wire)
     wire.join(this.#join(wire, { principal }).session)
     return wire.post(request, response, posted, meta)

@@ -6,6 +6,9 @@ import { invalid, type Refused, refused } from './reply.js'
 /** Node keeps the first of several in silence, or joins them: two readers would differ. */
 const ONCE = /^(?:host|origin|authorization|content-type|content-length|last-event-id|mcp-.+)$/
 
+/** The longest name of this machine, with a scheme and a port; other names can be dear to read. */
+const LONGEST_ORIGIN = 'https://localhost:65535'.length
+
 /**
  * Looks at the head of every request, whatever its route: a page in a browser must not reach what listens on its
  * machine by a name of its own (2025-11-25 basic/transports, "Security Warning").
@@ -41,7 +44,7 @@ export class Guard {
 
   #isOrigin(origin: string): boolean {
     if (this.#origins.has(origin)) return true
-    const url = httpUrl(origin)
+    const url = origin.length > LONGEST_ORIGIN ? undefined : httpUrl(origin)
     return url !== undefined && url.origin === origin && LOOPBACK.has(url.hostname)
   }
 }

@@ -104,6 +104,11 @@ export interface HandlerOptions {
   keepAlive?: number
   /** Milliseconds that a request of the server's waits for a stream to its client; then it gets -31011. @default 30000 */
   streamTimeout?: number
+  /**
+   * Milliseconds that a client may take nothing of what waits for it; then its stream is cut, and what it asked for on that
+   * is cancelled. @default 30000
+   */
+  readTimeout?: number
   /** Keeps events for clients that resume a stream. @default `new MemoryEventStore()` */
   eventStore?: EventStore
 }
@@ -132,10 +137,9 @@ export type RequestHandler = (
 /** The one client at this process's stdin and stdout. */
 export function stdioListener(options?: StdioClientOptions): Listener {
   return (accept) => {
-    const client = new StdioClient(options)
-    const session = accept(client)
+    const session = accept(new StdioClient(options))
     return {
-      closed: session.closed.then((ending) => ({ ...ending, reason: ending.reason ?? client.failure })),
+      closed: session.closed,
       close: (how) => session.close(how),
     }
   }

@@ -1,6 +1,7 @@
 import { isIPv6 } from 'node:net'
 import { OptionError } from '../error.js'
 import type { HandlerOptions } from './index.js'
+import { READ_TIMEOUT } from './patience.js'
 import { Routes } from './routes.js'
 import { type EventStore, MemoryEventStore } from './store.js'
 
@@ -23,6 +24,7 @@ export interface Settings {
   readonly maxBodyBytes: number
   readonly keepAlive: number
   readonly streamTimeout: number
+  readonly readTimeout: number
   readonly eventStore: EventStore
 }
 
@@ -48,6 +50,7 @@ export function settingsOf(options: HandlerOptions): Settings {
     maxBodyBytes: number('maxBodyBytes', 16 << 20),
     keepAlive: number('keepAlive', 15_000, 0),
     streamTimeout: number('streamTimeout', 30_000),
+    readTimeout: number('readTimeout', READ_TIMEOUT),
     eventStore,
   }
 }

@@ -1,7 +1,18 @@
 import type { ServerResponse } from 'node:http'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import type { Frame, FrameMeta } from '../wire.js'
-import { beats, EventStream, empty, type Headers, isOpen, isStreamed, json, over, refuse, refused } from './reply.js'
+import {
+  beats,
+  type EventStream,
+  empty,
+  type Headers,
+  isOpen,
+  isStreamed,
+  json,
+  over,
+  refuse,
+  refused,
+} from './reply.js'
 import type { ResumableStream } from './resumable.js'
 
 export interface PostOptions {
@@ -14,6 +25,8 @@ export interface PostOptions {
   /** Milliseconds without a word after which it becomes a stream, which can be kept alive. */
   keepAlive: number
   headers: () => Headers
+  /** Makes the response an event stream, which says what is said on the stream. */
+  events: (response: ServerResponse, stream: ResumableStream) => EventStream
   /** Where the upstream has no say in it (stdio), the answer is a stream at any rate. */
   prefersStream: boolean
   /** Makes the stream of it. */
@@ -51,14 +64,19 @@ export class Post {
   stream(): ResumableStream | undefined {
     if (this.#stream !== undefined || this.response.headersSent || !isOpen(this.response)) return this.#stream
     clearTimeout(this.#quiet)
-    const { headers, keepAlive, retry } = this.#options
+    const { retry } = this.#options
     const stream = this.#options.open()
     this.#stream = stream
-    const events = new EventStream(this.response, headers(), keepAlive)
+    const events = this.#options.events(this.response, stream)
     if (retry !== undefined) events.prime(stream.cursorAt(0), retry)
     void stream.attach(events, 0)
     for (const answer of this.#answers.splice(0)) stream.message(answer)
     return stream
+  }
+
+  /** Whether its answers are said on a stream. */
+  isOn(stream: ResumableStream): boolean {
+    return this.#stream === stream
   }
 
   /** The answer to one of its requests. */

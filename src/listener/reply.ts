@@ -5,14 +5,14 @@ import { INVALID_REQUEST, proxyError, type Reason } from '../error.js'
 import { withoutBreaks } from '../lines.js'
 import { errorFrame } from '../message.js'
 import { LONGEST_TIMER } from '../rest.js'
+import type { Spare } from '../spare.js'
 import type { Frame, FrameMeta } from '../wire.js'
+import { LAST_READ } from './patience.js'
 
 /** Bytes that wait for a reader before its source is held up. */
 const HIGH_WATER = 1 << 20
-/** Milliseconds after which a reader that takes nothing is cut off. */
-const PATIENCE = 30_000
-/** Milliseconds that responses have to be read when their session ends. */
-const LAST_READ = 2_000
+/** The same where its source is that of other streams too, as long as there is room to spare. */
+const SHARED_HIGH_WATER = 4 << 20
 /** Milliseconds that a refused body may go on before its connection is cut: so long the refusal has to be read. */
 const LINGER = 1_000
 
@@ -112,14 +112,30 @@ export function beats(start: typeof setInterval | typeof setTimeout, beat: () =>
   return milliseconds > 0 ? start(beat, Math.min(milliseconds, LONGEST_TIMER)).unref() : undefined
 }
 
+export interface Pace {
+  /** Milliseconds between the comments that keep an idle stream alive. */
+  readonly keepAlive: number
+  /** Milliseconds after which a reader that takes nothing is cut off. */
+  readonly readTimeout: number
+  /** Where the source of a stream is that of others too: what may wait for it before it holds them up. */
+  readonly spare?: Spare
+}
+
 /** An event stream to a client (WHATWG HTML, section 9.2). Its head leaves at once. */
 export class EventStream {
   readonly response: ServerResponse
+  readonly #pace: Pace
+  #isBehind = false
+  #isCut = false
+  /** Bytes of the common room that wait here. */
+  #spared = 0
   #drained: Deferred | undefined
+  /** Its reader is cut off. */
+  oncut?: () => void
 
-  /** `keepAlive`: milliseconds between the comments that keep an idle stream alive */
-  constructor(response: ServerResponse, headers: Headers, keepAlive: number) {
+  constructor(response: ServerResponse, headers: Headers, pace: Pace) {
     this.response = response
+    this.#pace = pace
     // What stands between must neither hold events back nor change them.
     const own = {
       'content-type': 'text/event-stream',
@@ -128,9 +144,9 @@ export class EventStream {
     }
     response.writeHead(200, { ...own, ...headers })
     response.flushHeaders()
-    const beat = beats(setInterval, () => this.#put(': keep-alive\n\n'), keepAlive)
+    const beat = beats(setInterval, () => this.#put(': keep-alive\n\n'), pace.keepAlive)
     response.on('drain', () => this.#flow())
-    response.on('timeout', () => response.destroy())
+    response.on('timeout', () => this.#cut())
     void over(response).then(() => {
       clearInterval(beat)
       this.#flow()
@@ -141,13 +157,25 @@ export class EventStream {
     return isOpen(this.response)
   }
 
+  /** Whether its reader was cut off. */
+  get isCut(): boolean {
+    return this.#isCut
+  }
+
   /** Returns a promise where the reader is behind: it resolves when there is room again, or the reader is gone. */
   message(frame: Frame, id?: string): Promise<void> | undefined {
     const head = id === undefined ? 'data: ' : `id: ${id}\ndata: `
-    this.#put(Buffer.concat([Buffer.from(head), withoutBreaks(frame), Buffer.from('\n\n')]))
-    if (!this.isOpen || this.response.writableLength <= HIGH_WATER) return undefined
+    const bytes = Buffer.concat([Buffer.from(head), withoutBreaks(frame), Buffer.from('\n\n')])
+    this.#put(bytes)
+    const { writableLength } = this.response
+    if (!this.isOpen || writableLength <= HIGH_WATER) return undefined
     // Node's own timer: it looks at whether bytes go out.
-    if (!this.#drained) this.response.setTimeout(PATIENCE)
+    if (!this.#isBehind) this.response.setTimeout(Math.min(this.#pace.readTimeout, LONGEST_TIMER))
+    this.#isBehind = true
+    if (writableLength <= SHARED_HIGH_WATER && this.#pace.spare?.take(bytes.length)) {
+      this.#spared += bytes.length
+      return undefined
+    }
     this.#drained ??= deferred()
     return this.#drained.promise
   }
@@ -172,10 +200,19 @@ export class EventStream {
     if (this.isOpen) this.response.write(bytes)
   }
 
+  #cut(): void {
+    this.#isCut = true
+    this.response.destroy()
+    this.oncut?.()
+  }
+
   #flow(): void {
-    if (!this.#drained) return
+    if (!this.#isBehind) return
+    this.#isBehind = false
     if (!this.response.destroyed) this.response.setTimeout(0)
-    this.#drained.resolve()
+    this.#pace.spare?.give(this.#spared)
+    this.#spared = 0
+    this.#drained?.resolve()
     this.#drained = undefined
   }
 }

@@ -1,6 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { CloseOptions, Frame, FrameMeta, Wire } from '../wire.js'
-import { EventStream, empty, noRoom, over, type Refused, settle, unknownSession } from './reply.js'
+import { deaf } from './patience.js'
+import { EventStream, empty, noRoom, over, type Pace, type Refused, settle, unknownSession } from './reply.js'
 import { Room } from './room.js'
 
 export interface SseOptions {
@@ -8,8 +9,7 @@ export interface SseOptions {
   /** Where the client is to POST its messages. */
   endpoint: string
   principal: string | undefined
-  /** Milliseconds between the comments that keep an idle stream alive. */
-  keepAlive: number
+  pace: Pace
   /** The session is over. */
   onover(): void
 }
@@ -29,7 +29,7 @@ export class SseClient implements Wire {
   constructor(options: SseOptions) {
     this.#options = options
     this.principal = options.principal
-    this.#stream = new EventStream(options.response, {}, options.keepAlive)
+    this.#stream = new EventStream(options.response, {}, options.pace)
     this.#stream.event('endpoint', options.endpoint)
     void over(options.response).then(() => this.#leave())
   }
@@ -68,6 +68,6 @@ export class SseClient implements Wire {
     this.#left = true
     this.#room.resume()
     this.#options.onover()
-    this.onclose?.()
+    this.onclose?.(this.#stream.isCut ? deaf(this.#options.pace.readTimeout) : undefined)
   }
 }

@@ -15,6 +15,7 @@ import {
   isStreamed,
   json,
   over,
+  type Pace,
   type Refused,
   refuse,
   refused,
@@ -39,8 +40,8 @@ export interface StatelessOptions {
   frame: Frame
   head: Head
   meta: FrameMeta
-  /** Milliseconds between the comments that keep an idle stream alive; also until an answer becomes a stream. */
-  keepAlive: number
+  /** Its `keepAlive` is also the time until an answer becomes a stream. */
+  pace: Pace
 }
 
 /** A client of 2026-07-28 over HTTP: one POST, whole in itself. Closing its response cancels what it asked. */
@@ -58,7 +59,7 @@ export class StatelessClient implements Wire {
 
   constructor(options: StatelessOptions) {
     this.#options = options
-    this.#quiet = beats(setTimeout, () => this.#open(), options.keepAlive)
+    this.#quiet = beats(setTimeout, () => this.#open(), options.pace.keepAlive)
     void over(options.response).then(() => this.#gone())
   }
 
@@ -106,8 +107,11 @@ export class StatelessClient implements Wire {
 
   /** Ends what is open. Urgent: without waiting for its reader. */
   async close({ urgent = false }: CloseOptions = {}): Promise<void> {
-    const { response } = this.#options
-    if (!this.#answered && !this.#stream) refuse(response, refused(503, 'shutting_down'))
+    const { response, head } = this.#options
+    if (!this.#answered && !this.#stream) {
+      const idText = head.kind === 'request' ? head.idText : undefined
+      refuse(response, { ...refused(503, 'shutting_down'), idText })
+    }
     this.#end()
     await settle([response], urgent)
   }
@@ -118,10 +122,10 @@ export class StatelessClient implements Wire {
   }
 
   #open(headers?: FrameMeta['headers']): EventStream | undefined {
-    const { response, keepAlive } = this.#options
+    const { response, pace } = this.#options
     clearTimeout(this.#quiet)
     if (this.#stream || response.headersSent || !isOpen(response)) return this.#stream
-    this.#stream = new EventStream(response, passedOn(headers), keepAlive)
+    this.#stream = new EventStream(response, passedOn(headers), pace)
     return this.#stream
   }
 
@@ -155,7 +159,8 @@ function passedOn(came: FrameMeta['headers'] = {}): Headers {
   const passed: Headers = {}
   const ofConnection = String(came.connection ?? '')
     .toLowerCase()
-    .split(/\s*,\s*/)
+    .split(',')
+    .map((name) => name.trim())
   for (const [name, value] of Object.entries(came)) {
     if (value === undefined || NOT_PASSED.test(name) || ofConnection.includes(name)) continue
     passed[name] = String(value)

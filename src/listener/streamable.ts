@@ -1,13 +1,15 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { INVALID_REQUEST, proxyError } from '../error.js'
-import { errorFrame, metaMember, paramsMember, tokenValue } from '../message.js'
+import { errorFrame, metaMember, notificationFrame, paramsMember, tokenValue } from '../message.js'
 import { isRevisionFrom, prefersStream } from '../mirror.js'
 import { timer } from '../rest.js'
 import { type Head, scan } from '../scan.js'
 import type { Session } from '../session.js'
+import type { Spare } from '../spare.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
 import type { Settings } from './options.js'
+import { deaf } from './patience.js'
 import { Post } from './post.js'
 import {
   EventStream,
@@ -21,7 +23,7 @@ import {
   settle,
   unknownSession,
 } from './reply.js'
-import { parseEventId } from './resumable.js'
+import { parseEventId, type ResumableStream } from './resumable.js'
 import { Room } from './room.js'
 import { Streams } from './streams.js'
 
@@ -32,6 +34,8 @@ const RETRY = 1_000
 
 export interface StreamableOptions {
   settings: Settings
+  /** What may wait for its streams before one holds up the others. */
+  spare: Spare
   /** What the client sends as `Mcp-Session-Id`. */
   id: string
   principal: string | undefined
@@ -54,6 +58,7 @@ export interface Posted {
 
 interface Waiting {
   readonly post: Post
+  readonly idText: string | undefined
   readonly token: unknown
 }
 
@@ -202,7 +207,7 @@ export class StreamableClient implements Wire {
       // Any other answer would have the client come back for ever.
       empty(response, 204, this.#headers())
     } else if (isOpen(response)) {
-      const events = new EventStream(response, this.#headers(), this.#options.settings.keepAlive)
+      const events = this.#events(response, stream)
       if (event === undefined && this.#polls(request)) events.prime(stream.cursorAt(seq), RETRY)
       await stream.attach(events, seq, replay)
     }
@@ -246,6 +251,7 @@ export class StreamableClient implements Wire {
       keepAlive: this.#options.settings.keepAlive,
       headers: () => this.#headers(),
       prefersStream: prefersStream(request.headers),
+      events: (it, stream) => this.#events(it, stream),
       open: () => this.#streams.open(),
       onover: (stream) => this.#streams.retire(stream),
       retry: this.#polls(request) ? RETRY : undefined,
@@ -253,7 +259,7 @@ export class StreamableClient implements Wire {
     for (const [id, { frame, head }] of taken) {
       const span = metaMember(frame, head, 'progressToken')
       const token = span && tokenValue(frame, span)
-      this.#waiting.set(id, { post, token })
+      this.#waiting.set(id, { post, idText: head.idText, token })
       if (token !== undefined) this.#tokens.set(token, post)
     }
     post.begin()
@@ -263,6 +269,25 @@ export class StreamableClient implements Wire {
   #cancelled(frame: Frame, head: Head): void {
     const id = paramOf(frame, head, 'requestId') as RequestId
     if (id !== this.#handshake?.id) this.#settled(id)?.forget(id)
+  }
+
+  #events(response: ServerResponse, stream: ResumableStream): EventStream {
+    const { settings, spare } = this.#options
+    const { keepAlive, readTimeout } = settings
+    const events = new EventStream(response, this.#headers(), { keepAlive, readTimeout, spare })
+    events.oncut = () => this.#cut(stream)
+    return events
+  }
+
+  /** What was asked for on a stream that is not read is taken back; who comes back to it finds that said. */
+  #cut(stream: ResumableStream): void {
+    this.onerror?.(deaf(this.#options.settings.readTimeout))
+    for (const [id, { post, idText }] of this.#waiting) {
+      if (!post.isOn(stream) || id === this.#handshake?.id) continue
+      const error = proxyError('overloaded', { phase: 'sent', detail: 'its stream was not read' })
+      void this.#settled(id)?.answer(id, errorFrame(idText, error.toJSON()))
+      this.onframe?.(notificationFrame('notifications/cancelled', { requestId: id }))
+    }
   }
 
   #settled(id: RequestId): Post | undefined {

@@ -93,6 +93,8 @@ class PlayedTransit implements Transit {
     }
   }
 
+  nameOf(): undefined {}
+
   get settled(): boolean {
     return this.deeds.replies.length > 0 || this.deeds.dropped
   }

@@ -4,6 +4,9 @@ import { type Head, scan } from '../scan.js'
 import type { Frame } from '../wire.js'
 import { discard, type HttpResponse } from './request.js'
 
+/** What the SDK's servers say of a request in no session. */
+const NO_SESSION = -32000
+
 /** A JSON-RPC message found in the body of a refusal. */
 export interface RefusalBody {
   /** Undefined where the server had none, or null, to give. */
@@ -31,14 +34,40 @@ function isErrorObject(error: unknown): error is NonNullable<RefusalBody['error'
   return Number.isInteger(code) && typeof message === 'string'
 }
 
+/** What a response with a 4xx or 5xx comes to. */
+export type Refused = { isForgotten: true } | { isForgotten: false; body: Buffer; refusal: RefusalBody | undefined }
+
+/**
+ * Reads a refusal. The session that a message was sent in is forgotten where the server says so (2025-11-25 basic/transports,
+ * "Session Management" 3): by a 404, or as the official examples do, and servers made after them, by a 400 with such a text.
+ */
+export async function readRefusal(
+  response: HttpResponse,
+  read: () => Promise<Buffer>,
+  inSession: boolean,
+): Promise<Refused> {
+  if (inSession && response.status === 404) {
+    discard(response.body)
+    return { isForgotten: true }
+  }
+  const body = await read()
+  const refusal = refusalBody(body)
+  const isForgotten = inSession && response.status === 400 && saysNoSession(refusal)
+  return isForgotten ? { isForgotten } : { isForgotten: false, body, refusal }
+}
+
+function saysNoSession(refusal: RefusalBody | undefined): boolean {
+  return refusal?.error?.code === NO_SESSION && /\bsession id\b/i.test(refusal.error.message)
+}
+
 /** The same, as what a sender who waits for no answer is told. */
 function refusalError(refusal: RefusalBody): RpcError | undefined {
   return refusal.error && new RpcError(refusal.error.code, refusal.error.message, refusal.error.data)
 }
 
 /**
- * Judges the response to a message that has no answer. `onLost` is called where a 404 says that the session is lost;
- * without it a 404 is a refusal like any other.
+ * Judges the response to a message that has no answer. `onLost` is called where it says that the session is lost; without it
+ * that is a refusal like any other.
  *
  * @throws (rejects) RpcError where the server did not take the message
  */
@@ -48,12 +77,12 @@ export async function accepted(
   onLost?: () => void,
 ): Promise<void> {
   if (response.status >= 200 && response.status <= 299) return discard(response.body)
-  if (response.status === 404 && onLost) {
-    discard(response.body)
-    onLost()
+  const refused = await readRefusal(response, body, onLost !== undefined)
+  if (refused.isForgotten) {
+    onLost?.()
     throw proxyError('upstream_session_lost')
   }
-  const refusal = refusalBody(await body())
+  const { refusal } = refused
   throw (refusal && refusalError(refusal)) ?? statusError(response)
 }
 

@@ -12,7 +12,7 @@ import {
 } from '../mirror.js'
 import type { Head } from '../scan.js'
 import type { Frame, FrameMeta, StreamEvent } from '../wire.js'
-import { headOf, messagesOf, type RefusalBody, refusalBody, statusError } from './answer.js'
+import { headOf, messagesOf, type RefusalBody, readRefusal, statusError } from './answer.js'
 import { askTools } from './ask.js'
 import type { Channel } from './channel.js'
 import { discard, type Exchange, type HttpResponse, linger } from './request.js'
@@ -148,13 +148,14 @@ export class Call {
   }
 
   async #refused(response: HttpResponse): Promise<void> {
-    if (response.status === 404 && this.#session !== undefined) {
-      discard(response.body)
+    const session = this.#session
+    const refused = await readRefusal(response, () => this.#channel.body(response), session !== undefined)
+    if (refused.isForgotten) {
+      this.#meta = { ...this.#meta, isUnread: true }
       this.#fail(proxyError('upstream_session_lost'))
-      return this.#events.onSessionLost(this.#session)
+      return this.#events.onSessionLost(session!)
     }
-    const body = await this.#channel.body(response)
-    const refusal = refusalBody(body)
+    const { body, refusal } = refused
     if (refusal === undefined) throw statusError(response)
     if (this.modern !== undefined && this.#isStale(refusal)) return this.#mirrorAgain(this.modern)
     if (refusal.id === undefined && refusal.error !== undefined) return this.#fail(refusal.error)

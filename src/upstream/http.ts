@@ -8,7 +8,7 @@ import { accepted, headOf, messagesOf } from './answer.js'
 import { Call } from './call.js'
 import { Channel } from './channel.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
-import { patiently } from './patience.js'
+import { patiently, settledSoon } from './patience.js'
 import type { HttpResponse } from './request.js'
 import { follow } from './stream.js'
 
@@ -29,6 +29,7 @@ export class HttpUpstream implements Wire {
   readonly #channel: Channel
   readonly #shared: boolean
   readonly #calls = new Set<Call>()
+  readonly #settling = new Set<Promise<void>>()
   #listening = false
   #lost: RpcError | undefined
   #closing: Promise<void> | undefined
@@ -42,7 +43,7 @@ export class HttpUpstream implements Wire {
   start(): void {}
 
   async send(frame: Frame, meta: FrameMeta = {}): Promise<void> {
-    if (this.#channel.closed) throw this.#lost ?? proxyError('shutting_down')
+    if (this.#lost || this.#channel.closed) throw this.#lost ?? proxyError('shutting_down')
     const head = scan(frame)
     try {
       await (head.kind === 'request' ? this.#request(frame, head, meta) : this.#tellServer(frame, head, meta))
@@ -80,7 +81,11 @@ export class HttpUpstream implements Wire {
     this.#calls.add(call)
     try {
       const exchange = await call.send()
-      void call.settle(exchange).then(() => this.#calls.delete(call))
+      const settling = call.settle(exchange).then(() => {
+        this.#calls.delete(call)
+        this.#settling.delete(settling)
+      })
+      this.#settling.add(settling)
     } catch (error) {
       this.#calls.delete(call)
       if (!call.forgotten) throw error
@@ -137,8 +142,16 @@ export class HttpUpstream implements Wire {
     const channel = this.#channel
     const opened = deferred()
     const timer = setTimeout(opened.resolve, LISTEN_MS).unref()
-    const open = (lastEventId: string) => channel.get(lastEventId).finally(opened.resolve)
+    const { session } = channel
+    let wasOpen = false
+    const open = async (lastEventId: string) => {
+      const response = await channel.get(lastEventId).finally(opened.resolve)
+      // A server without this stream may say so too: with 405, or with 404 from the start.
+      if (response.status === 404 && wasOpen && session !== undefined) this.#sessionLost(session)
+      return response
+    }
     const read = (response: HttpResponse) => {
+      wasOpen = true
       const meta = { status: response.status, headers: response.headers }
       return channel.events(response, {
         onFrame: (frame) => {
@@ -162,8 +175,11 @@ export class HttpUpstream implements Wire {
     if (session !== this.#channel.session) return
     this.#channel.session = undefined
     this.#lost = proxyError('upstream_session_lost')
-    this.#abort()
-    this.#tell(proxyError('upstream_session_lost', { phase: 'sent' }))
+    // Others that were sent into it may be refused unread as well.
+    void settledSoon(this.#settling).then(() => {
+      this.#abort()
+      this.#tell(proxyError('upstream_session_lost', { phase: 'sent' }))
+    })
   }
 
   async #close(): Promise<void> {

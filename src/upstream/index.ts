@@ -1,15 +1,28 @@
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import type { Session } from '../session.js'
 import type { CloseOptions, Wire } from '../wire.js'
+import { Backoff } from './backoff.js'
 import type { Endpoint, HttpUpstreamOptions } from './endpoint.js'
 import type { Pool } from './pool.js'
 import { type StdioOptions, StdioUpstream } from './stdio.js'
 
+/**
+ * Whether a new upstream takes the place of one that is lost: of a child that ended, an SSE stream that did, a session
+ * that an HTTP server forgot. Only of one that has worked; what was sent is never sent again.
+ */
+export type Restart = 'on-failure' | 'never'
+
 /** Options of an upstream that is reached by URL. */
-export type UrlOptions = Omit<HttpUpstreamOptions, 'url'>
+export interface UrlOptions extends Omit<HttpUpstreamOptions, 'url'> {
+  /** @default 'on-failure' */
+  restart?: Restart
+}
 
 /** A server to start, as in every client's `mcpServers`. */
-export type CommandUpstream = StdioOptions
+export interface CommandUpstream extends StdioOptions {
+  /** @default 'on-failure' behind a port, 'never' where the one client is on stdin: it is told by the end of the process */
+  restart?: Restart
+}
 
 /** A server to reach. Without a `type`: Streamable HTTP first, the SSE transport where the server knows no other. */
 export interface UrlUpstream extends UrlOptions {
@@ -50,6 +63,8 @@ export interface OpenOptions {
   idleTimeout?: number
   /** How many children modern sessions may have. @default 10000 */
   maxSessions?: number
+  /** What an upstream does that does not say it. @default what its own kind does */
+  restart?: Restart
 }
 
 /**
@@ -63,17 +78,37 @@ export function openUpstream(upstream: Upstream, options: OpenOptions = {}): Ope
 }
 
 /** A child for each session; sessions that come as modern ones are whole in one request each, and share. */
-function openCommand(upstream: CommandUpstream, { idleTimeout = 1_800_000, maxSessions = 10_000 }: OpenOptions) {
+function openCommand(upstream: CommandUpstream, options: OpenOptions): OpenUpstream {
+  const { idleTimeout = 1_800_000, maxSessions = 10_000 } = options
+  const restart = checkedRestart(upstream.restart) ?? options.restart ?? 'never'
+  const opening = new Backoff()
   const make = () => new StdioUpstream(upstream)
   let made: Promise<Pool> | undefined
-  const pool = () => {
-    made ??= import('./pool.js').then(({ Pool }) => new Pool({ make, idleTimeout, max: maxSessions }))
+  const pool = (): Promise<Pool> => {
+    made ??= Promise.all([import('./pool.js'), import('./restart.js')]).then(([{ Pool }, { RestartingUpstream }]) => {
+      const renewed = () => new RestartingUpstream({ make, opening })
+      return new Pool({ make: restart === 'never' ? make : renewed, idleTimeout, max: maxSessions })
+    })
     return made
   }
   return {
-    open: async ({ era, principal }: Session) => (era === 'modern' ? (await pool()).tap(principal) : make()),
-    close: async (options?: CloseOptions) => (await made)?.close(options),
+    open: async (session) => {
+      if (session.era === 'modern') return (await pool()).tap(session.principal)
+      return restart === 'never' ? make() : restarting(make, session, opening)
+    },
+    close: async (options) => (await made)?.close(options),
   }
+}
+
+/** A wire whose session is told when its upstream was replaced. */
+async function restarting(make: () => Wire, session: Session, opening?: Backoff): Promise<Wire> {
+  const { RestartingUpstream } = await import('./restart.js')
+  return new RestartingUpstream({ make, opening, onRestart: () => session.emit('restart') })
+}
+
+function checkedRestart(restart: unknown): Restart | undefined {
+  if (restart === undefined || restart === 'on-failure' || restart === 'never') return restart
+  throw new TypeError(`listen(): expected restart "on-failure" or "never", got ${show(restart)}`)
 }
 
 function openUrl(upstream: UrlUpstream): UpstreamFactory {
@@ -88,12 +123,29 @@ function openUrl(upstream: UrlUpstream): UpstreamFactory {
     made ??= import('./endpoint.js').then(({ Endpoint }) => new Endpoint(options))
     return made
   }
-  if (upstream.type === 'sse') return async () => new (await import('./sse.js')).SseUpstream(await endpoint())
-  if (upstream.type === 'http') return async () => new (await import('./http.js')).HttpUpstream(await endpoint())
-  if (upstream.type !== undefined) {
-    throw new TypeError(`listen(): expected type "http" or "sse", got ${show(upstream.type)}`)
+  const { type } = upstream
+  if (type !== undefined && type !== 'sse' && type !== 'http') {
+    throw new TypeError(`listen(): expected type "http" or "sse", got ${show(type)}`)
   }
-  return async () => (await import('./detect.js')).detect(await endpoint())
+  const maker = async (): Promise<() => Wire> => {
+    const at = await endpoint()
+    if (type === 'sse') {
+      const { SseUpstream } = await import('./sse.js')
+      return () => new SseUpstream(at)
+    }
+    if (type === 'http') {
+      const { HttpUpstream } = await import('./http.js')
+      return () => new HttpUpstream(at)
+    }
+    const { detect } = await import('./detect.js')
+    return () => detect(at)
+  }
+  const isLasting = checkedRestart(upstream.restart) !== 'never'
+  return async (session) => {
+    const make = await maker()
+    // A session of 2026-07-28 is one request, which is answered or lost.
+    return isLasting && session.era !== 'modern' ? restarting(make, session) : make()
+  }
 }
 
 /** The upstream's name for logs: no arguments, query or credentials, which may hold secrets. */

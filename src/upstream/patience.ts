@@ -1,5 +1,9 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+
 /** Milliseconds. */
 const PATIENCE = 1_000
+/** Milliseconds that others have to be told of a lost session by their own answers. */
+const LAST_WORD = 250
 
 /**
  * Resolves when the server has taken a message that has no answer, or takes long over it: it may want an answer to a
@@ -14,4 +18,9 @@ export function patiently(taken: Promise<void>, onLate: (error: Error) => void):
     }, PATIENCE).unref()
     taken.then(resolve, (error: Error) => (late ? onLate(error) : reject(error))).finally(() => clearTimeout(timer))
   })
+}
+
+/** Resolves when all have settled, or soon. */
+export async function settledSoon(those: Iterable<Promise<unknown>>): Promise<void> {
+  await Promise.race([Promise.allSettled(those), sleep(LAST_WORD, undefined, { ref: false })])
 }

@@ -1,7 +1,11 @@
 import { proxyError } from '../error.js'
 import { timer } from '../rest.js'
+import { Spare } from '../spare.js'
 import type { CloseOptions, Wire } from '../wire.js'
 import { SharedUpstream } from './shared.js'
+
+/** Bytes that wait for sessions that do not read, beyond what each may hold anyway. */
+const MAX_SPARE = 64 << 20
 
 export interface PoolOptions {
   /** Makes the wire to a new child. */
@@ -24,6 +28,7 @@ export class Pool {
   readonly #children = new Map<string | undefined, Child>()
   /** Those that were told to end and have not yet. */
   readonly #ending = new Map<SharedUpstream, Promise<void>>()
+  readonly #spare = new Spare(MAX_SPARE)
   #closed = false
 
   constructor(options: PoolOptions) {
@@ -60,6 +65,7 @@ export class Pool {
           const ends = isIdle && !child.isOver
           child.idle = ends ? timer(() => this.#end(principal, child), this.#options.idleTimeout) : undefined
         },
+        this.#spare,
       ),
       idle: undefined,
       isOver: false,

@@ -168,11 +168,17 @@ function sized(headers: Record<string, string>, body: Uint8Array | undefined): R
   return body ? { ...headers, 'content-length': String(body.byteLength) } : headers
 }
 
+/** An address that a server names, where it is one of its own origin; that of a `blob:` is the origin of what made it. */
+export function within(home: URL, address: string): URL | undefined {
+  const url = URL.canParse(address, home.href) ? new URL(address, home) : undefined
+  return url?.origin === home.origin && url.protocol === home.protocol ? url : undefined
+}
+
 function redirected(from: URL, location: string, method: string, status: number, hops: number): URL {
   const refuse = (why: string) =>
     proxyError('upstream_bad_response', { phase: 'sent', detail: `HTTP ${status} ${why}` })
-  const to = URL.canParse(location, from.href) ? new URL(location, from) : undefined
-  if (to?.origin !== from.origin) throw refuse('to another origin')
+  const to = within(from, location)
+  if (to === undefined) throw refuse('to another origin')
   if (method !== 'GET' && status !== 307 && status !== 308) throw refuse('would drop the body')
   if (hops === MAX_REDIRECTS) throw refuse('too many times')
   return to

@@ -3,6 +3,7 @@ import { proxyError, type Reason, RpcError, reasons } from '../error.js'
 import { asBuffer, type Edit, type Member, member, members, OPEN_OBJECT, splice } from '../json.js'
 import { errorFrame, LISTEN, notificationFrame, paramsMember, tokenValue } from '../message.js'
 import { type Head, peek, type Refusal, scan } from '../scan.js'
+import type { Spare } from '../spare.js'
 import { type CloseOptions, type Frame, FrameError, type Wire } from '../wire.js'
 import { messagesOf } from './answer.js'
 import { Tap } from './tap.js'
@@ -34,15 +35,23 @@ export class SharedUpstream {
   readonly #taps = new Set<Tap>()
   readonly #onEnd: () => void
   readonly #onIdle: (idle: boolean) => void
+  readonly #spare: Spare
   #started: Promise<void> | undefined
+  /** Sessions that read no more for now. */
+  #unreading = 0
+  #isPaused = false
   #serial = 0
   /** Bytes of requests that the child has not taken. */
   #unread = 0
   #ended: RpcError | undefined
 
-  /** `onIdle` is told when the last session has left, and when one has come again. */
-  constructor(wire: Wire, onEnd: () => void, onIdle: (idle: boolean) => void) {
+  /**
+   * `onIdle` is told when the last session has left, and when one has come again; `spare` is what those may hold that do not
+   * read while others do.
+   */
+  constructor(wire: Wire, onEnd: () => void, onIdle: (idle: boolean) => void, spare: Spare) {
     this.#wire = wire
+    this.#spare = spare
     this.#onEnd = onEnd
     this.#onIdle = onIdle
     wire.onframe = (frame) => {
@@ -60,12 +69,17 @@ export class SharedUpstream {
 
   /** A wire for one session. */
   tap(): Wire {
-    const tap: Tap = new Tap({
-      start: () => this.#start(),
-      send: (frame) => this.#send(tap, frame),
-      leave: () => this.#leave(tap),
-    })
+    const tap: Tap = new Tap(
+      {
+        start: () => this.#start(),
+        send: (frame) => this.#send(tap, frame),
+        pace: (change) => this.#pace(change),
+        leave: () => this.#leave(tap),
+      },
+      this.#spare,
+    )
     this.#taps.add(tap)
+    this.#pace(0)
     if (this.#taps.size === 1) this.#onIdle(false)
     return tap
   }
@@ -91,10 +105,21 @@ export class SharedUpstream {
     // An answer: nobody has asked.
   }
 
+  /** One that does not read holds the child up where there is nobody else. */
+  #pace(change: number): void {
+    this.#unreading += change
+    const stops = this.#unreading > 0 && this.#unreading === this.#taps.size
+    if (stops === this.#isPaused) return
+    this.#isPaused = stops
+    if (stops) this.#wire.pause()
+    else this.#wire.resume()
+  }
+
   /** Its requests are taken back. */
   #leave(tap: Tap): void {
     if (!this.#taps.delete(tap)) return
     for (const [wireId, { tap: owner }] of this.#pending) if (owner === tap) this.#take(wireId)
+    this.#pace(0)
     if (this.#taps.size === 0) this.#onIdle(true)
   }
 

@@ -5,8 +5,8 @@ import { type Head, scan } from '../scan.js'
 import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
 import { accepted, statusError } from './answer.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
-import { patiently } from './patience.js'
-import { discard, type HttpResponse } from './request.js'
+import { patiently, settledSoon } from './patience.js'
+import { discard, type HttpResponse, within } from './request.js'
 import { bytesOf, readEncoded } from './source.js'
 import { collect, Gate, mediaType } from './stream.js'
 
@@ -27,6 +27,8 @@ export class SseUpstream implements Wire {
   #source: EventSource | undefined
   #target: URL | undefined
   #failure: RpcError | undefined
+  /** Refusals that may still come. */
+  readonly #watched = new Set<Promise<void>>()
   #started: { resolve: () => void; reject: (error: Error) => void } | undefined
   #lost: RpcError | undefined
   #closing: Promise<void> | undefined
@@ -78,7 +80,9 @@ export class SseUpstream implements Wire {
     } catch (error) {
       throw error instanceof RpcError ? error : inPhase(this.#lost ?? proxyError('shutting_down'), 'sent')
     }
-    if (head.kind === 'request') void this.#watch(head, response)
+    if (head.kind !== 'request') return
+    const watch = this.#watch(head, response).finally(() => this.#watched.delete(watch))
+    this.#watched.add(watch)
   }
 
   close(): Promise<void> {
@@ -105,8 +109,10 @@ export class SseUpstream implements Wire {
     } catch (error) {
       if (this.#controller.signal.aborted) return
       const told = error instanceof RpcError ? error : proxyError('upstream_bad_response', { phase: 'sent' })
+      const isForgotten = told.code === reasons.upstream_session_lost.code
+      if (isForgotten) meta.isUnread = true
       this.onframe?.(errorFrame(head.idText, told.toJSON()), meta)
-      if (meta.status === 404) this.#end(proxyError('upstream_session_lost', { phase: 'sent' }))
+      if (isForgotten) this.#forgotten()
     }
   }
 
@@ -123,10 +129,10 @@ export class SseUpstream implements Wire {
   /** Only the origin that we were told to talk to may be named, or our credentials would go elsewhere. */
   #located(address: string): void {
     const { url } = this.#endpoint
-    const target = URL.canParse(address, url.href) ? new URL(address, url) : undefined
+    const target = within(url, address)
     if (this.#target !== undefined) {
       this.#end(proxyError('upstream_session_lost', { phase: 'sent' }))
-    } else if (target?.origin !== url.origin) {
+    } else if (target === undefined) {
       this.#end(proxyError('upstream_bad_response', { detail: 'endpoint of another origin' }))
     } else {
       this.#target = target
@@ -147,6 +153,17 @@ export class SseUpstream implements Wire {
   #end(reason: RpcError): void {
     if (this.#lost) return
     this.#lost = inPhase(reason, 'not_sent')
+    this.#leave(reason)
+  }
+
+  /** The server does not know this session any more: others that were sent into it may be refused unread as well. */
+  #forgotten(): void {
+    if (this.#lost) return
+    this.#lost = proxyError('upstream_session_lost')
+    void settledSoon(this.#watched).then(() => this.#leave(proxyError('upstream_session_lost', { phase: 'sent' })))
+  }
+
+  #leave(reason: RpcError): void {
     this.#abort()
     if (this.#started) this.#started.reject(reason)
     else this.#tell(reason)

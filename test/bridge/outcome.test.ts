@@ -1,4 +1,4 @@
-import { type Middleware, RpcError } from 'open-mcp-proxy'
+import { type Context, type Middleware, type Next, RpcError } from 'open-mcp-proxy'
 import { describe, expect, it } from 'vitest'
 import { deferred, HandWire, joined, proxys, turnOfLoop } from '../fixtures/played.js'
 
@@ -370,6 +370,23 @@ describe('a throw', () => {
       ),
     ).toEqual(instead({ error: internal }, 'a middleware forgot a request: it neither called next() nor replied'))
   })
+
+  it('at one that did not wait for it is told of as the cause', async () => {
+    const told: unknown[] = []
+    const { app, client } = await joined((it) =>
+      it.use(
+        (_ctx, next) => void next(),
+        () => Promise.reject(new Error('secret')),
+      ),
+    )
+    app.on('error', ({ message, cause }: Error) => told.push([message, cause]))
+    client.say({ id: 1, method: 'm' })
+    await turnOfLoop()
+    expect([client.take(), told]).toEqual([
+      [{ id: 1, error: internal }],
+      [['a middleware forgot a request: it neither called next() nor replied', new Error('secret')]],
+    ])
+  })
 })
 
 describe('a delivery that fails', () => {
@@ -592,4 +609,52 @@ it("'error' tells of the message; its listener may throw and harms nobody", asyn
     ['mine', expect.objectContaining({ direction: 'client-to-server', kind: 'request', id: 1, method: 'm' })],
   ])
   expect(written).toEqual(['open-mcp-proxy: and mine\n'])
+})
+
+describe("'error' names the middleware that threw", () => {
+  const passes = function passes(_ctx: Context, next: Next) {
+    return next()
+  }
+  const before = function before() {
+    throw new Error('before')
+  }
+  const after = async function after(_ctx: Context, next: Next) {
+    await next()
+    throw new Error('after')
+  }
+  const instead = async function instead(_ctx: Context, next: Next) {
+    await next().catch(() => {})
+    throw new Error('instead')
+  }
+  it.each<[string, Middleware[], string[]]>([
+    ['the first', [before, passes], ['before: before']],
+    ['one in the middle', [passes, before, passes], ['before: before']],
+    ['the last', [passes, passes, before], ['before: before']],
+    ['one behind whose back it has left', [passes, after, passes], ['after: after']],
+    ['one that threw something else', [passes, instead, before], ['instead: instead']],
+    [
+      'one without a name',
+      [
+        passes,
+        (
+          () => () =>
+            before()
+        )(),
+      ],
+      ['undefined: before'],
+    ],
+  ])('%s', async (_what, line, expected) => {
+    for (const [side, message] of [
+      ['client', { method: 'n' }],
+      ['server', { method: 'n' }],
+    ] as const) {
+      const { app, client, server } = await joined((it) => it.use(...(side === 'client' ? line : line.toReversed())))
+      const told: string[] = []
+      app.on('error', (error, ctx) => told.push(`${ctx?.middleware}: ${error.message}`))
+      const ends = { client, server }
+      ends[side].say(message)
+      await turnOfLoop()
+      expect(told).toEqual(expected)
+    }
+  })
 })

@@ -202,7 +202,7 @@ describe('what is wrong is said by file, path, what was expected and what came',
     [{ upstream: { command: 'x', env: { A: null } } }, 'upstream.env.A: expected a string, got null'],
     [
       { upstream: { command: 'x', url: 'y' } },
-      'upstream: expected one of command, args, cwd, maxMessageBytes, env, got "url"',
+      'upstream: expected one of restart, command, args, cwd, maxMessageBytes, env, got "url"',
     ],
     [{ upstream: { url: 'ftp://x' } }, 'url: expected an http: or https: URL, got one with ftp:'],
     [

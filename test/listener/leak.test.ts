@@ -33,7 +33,7 @@ async function survivors(port: Awaited<ReturnType<typeof onPort>>, count: number
 }
 
 test('of sessions that are over nothing is left: no timer, no entry, no memory', async () => {
-  const port = await onPort({ idleTimeout: 30 })
+  const port = await onPort({ idleTimeout: 1_000 })
   const baseline = timers()
   const left = await survivors(port, 100)
   await vi.waitFor(() => expect(port.app.stats()).toMatchObject({ sessions: 0, pending: 0 }), { timeout: 10_000 })

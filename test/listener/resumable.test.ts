@@ -18,7 +18,7 @@ async function resumable(store: EventStore = new MemoryEventStore()) {
   const server = createServer(async (request, response) => {
     const seq = Number(request.headers['last-event-id'])
     const replay = await known.shift()
-    attached.push(stream.attach(new EventStream(response, {}, 60_000), seq, replay))
+    attached.push(stream.attach(new EventStream(response, {}, { keepAlive: 60_000, readTimeout: 30_000 }), seq, replay))
   }).listen(0, '127.0.0.1')
   await once(server, 'listening')
   closing.push(() => {

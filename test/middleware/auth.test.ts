@@ -12,7 +12,7 @@ import { closing } from '../fixtures/closing.js'
 import { host } from '../fixtures/http-target.js'
 import { AUDIENCE, bearer, issuer, signingKey } from '../fixtures/issuer.js'
 import { HandWire } from '../fixtures/played.js'
-import { ask, call, get, initialize, modernPost, onPort, openSession, post } from '../fixtures/port.js'
+import { ask, call, get, modernPost, onPort, openSession } from '../fixtures/port.js'
 
 const hash = (key: string) => createHash('sha256').update(key).digest('hex')
 const tokens = [
@@ -279,53 +279,6 @@ describe('JSON Web Tokens', () => {
     await vi.waitFor(async () => expect(await tried(url, bearer(token))).toEqual(LET_IN), { timeout: 5_000 })
     expect(from.state.asked).toBe(2)
     expect(await tried(url, bearer(await from.sign()))).toEqual({ status: 401, challenge: invalid })
-  })
-
-  test('a flood of unknown keys is none at the issuer', async () => {
-    const from = await issuer()
-    const { url } = await guarded({ jwt: of(from) })
-    const flood = await Promise.all(
-      Array.from({ length: 50 }, async (_, at) => bearer(await from.sign({}, { header: { kid: `k${at}` } }))),
-    )
-    const outcomes = await Promise.all(flood.map((headers) => tried(url, headers)))
-    expect(outcomes).toEqual(Array(50).fill({ status: 401, challenge: invalid }))
-    expect(from.state.asked).toBe(1)
-  })
-
-  test.each<[string, (from: Awaited<ReturnType<typeof issuer>>) => void, string]>([
-    ['that is gone', ({ close }) => close(), 'ECONNREFUSED'],
-    ['that fails', ({ state }) => Object.assign(state, { status: 500 }), 'expected status 200, got 500'],
-    ['that sends elsewhere', ({ state }) => Object.assign(state, { status: 302 }), 'expected status 200, got 302'],
-    ['that says no JSON', ({ state }) => Object.assign(state, { answer: 'a secret' }), 'expected JSON'],
-    ['that says no keys', ({ state }) => Object.assign(state, { answer: '[]' }), 'JSON Web Key Set malformed'],
-    [
-      'that says too much',
-      ({ state }) => Object.assign(state, { answer: ' '.repeat(2 << 20) }),
-      'expected at most 1048576 bytes',
-    ],
-  ])('an endpoint %s is not the fault of the client, and is left alone for a while', async (_name, fail, reason) => {
-    const from = await issuer()
-    const { url, errors, upstreams } = await guarded({ jwt: of(from) })
-    const token = await from.sign()
-    fail(from)
-    for (let count = 0; count < 3; count++) {
-      const answers = await Promise.all(Array.from({ length: 5 }, () => post(url, initialize(), bearer(token))))
-      expect(answers.map(({ status, headers }) => [status, headers.get('retry-after')])).toEqual(
-        Array(5).fill([503, '5']),
-      )
-    }
-    expect(errors).toEqual([`auth: the keys at ${from.url} could not be fetched: ${reason}`])
-    expect(from.state.asked).toBeLessThanOrEqual(1)
-    expect(upstreams).toEqual([])
-  })
-
-  test('what is no JSON Web Token asks nobody', async () => {
-    const from = await issuer()
-    const { url } = await guarded({ jwt: of(from), tokens })
-    for (const token of ['a', 'a.b', 'a.b.c.d', '..', 'a.b.', '%.%.%', 'token-of-bo', 'a.b.c']) {
-      expect(await tried(url, bearer(token))).toEqual({ status: 401, challenge: invalid })
-    }
-    expect(from.state.asked).toBe(0)
   })
 
   test('that end in the middle of a session are a 401 from then on', async () => {

@@ -210,6 +210,28 @@ describe('secrets', () => {
     expect(none.messages()).toEqual([message])
   })
 
+  test('in a text that nests too deep to be looked into: nothing of it is written, and it passes', async () => {
+    const proxy = recorded()
+    const levels = 5_000
+    const text = `${'{"a":'.repeat(levels)}{"password":"hunter2-hunter2"}${'}'.repeat(levels)}`
+    const request = { id: 1, method: 'tools/call', params: { name: 'a', arguments: { text } } }
+    const { toServer } = await proxy.fromClient(request)
+    expect(toServer).toEqual([{ jsonrpc: '2.0', ...request }])
+    const [written] = proxy.messages().map((it) => JSON.parse(it))
+    expect(written.params.arguments).toEqual({ text: '[masked]' })
+    expect(proxy.lines.join()).not.toContain('hunter2')
+  })
+
+  test('a JSON Web Token goes with the word that it ends', async () => {
+    const proxy = recorded()
+    const token = 'eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl'
+    for (const text of [token, `x ${token}.`, `session-${token}`, `a.${token}`, `(${token})`, `"${token}"`]) {
+      proxy.lines.length = 0
+      await proxy.fromClient({ method: 'x', params: { text } })
+      expect(proxy.lines.join()).not.toMatch(/eyJ|c2lnb/)
+    }
+  })
+
   test('HTTP headers are not written', async () => {
     const port = await onPort({}, (app) => app.use(record({ file })))
     const session = await openSession(port, '2025-11-25', { authorization: `Bearer ${canary}`, 'x-other': canary })

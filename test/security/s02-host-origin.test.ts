@@ -1,5 +1,8 @@
+import express from 'express'
+import { createProxy, define } from 'open-mcp-proxy'
 import { beforeEach, describe, expect, test } from 'vitest'
-import { serve } from '../fixtures/closing.js'
+import { closing, serve } from '../fixtures/closing.js'
+import { host } from '../fixtures/http-target.js'
 import {
   ask,
   denied,
@@ -212,6 +215,28 @@ describe('a Host that is not ours is a 403 on every route', () => {
       body: denied('this Host is not allowed'),
     })
     expect((await raw(proxy.port, text)).status).toBe(400)
+    expect(upstream.wires).toEqual([])
+  })
+
+  test('also for what a middleware serves, and where a framework has routes of its own', async () => {
+    const respond = () => ({ status: 200, body: 'canary' })
+    const { port } = await listen(upstream.open, {}, (app) => app.use(define({ respond }, (_ctx, next) => next())))
+    const get = (...more: string[]) => raw(port, lines('GET', '/.well-known/x', more))
+    expect((await get('Host: localhost')).status).toBe(200)
+    const turned = (of: string) => ({ status: 403, body: denied(`this ${of} is not allowed`) })
+    for (const host of badHosts) expect(told(await get(`Host: ${host}`))).toEqual(turned('Host'))
+    for (const origin of badOrigins) {
+      expect(told(await get('Host: localhost', `Origin: ${origin}`))).toEqual(turned('Origin'))
+    }
+    const app = createProxy()
+    closing.push(() => app.close({ urgent: true }))
+    const framework = express()
+    framework.use(app.handler(upstream.open))
+    const { origin } = (await host(framework)).url('')
+    for (const [method, path] of targets.filter(([, path]) => path !== '/unknown' && path !== '*')) {
+      const got = await raw(Number(new URL(origin).port), lines(method, path, head('Host: evil.example'), body))
+      expect([method, path, got.status]).toEqual([method, path, 403])
+    }
     expect(upstream.wires).toEqual([])
   })
 

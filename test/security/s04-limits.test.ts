@@ -10,6 +10,7 @@ import {
   invalidRequest,
   lines,
   listen,
+  type Message,
   modern,
   open,
   ours,
@@ -256,6 +257,35 @@ describe('nesting', () => {
       expect(told(got)).toEqual({ status: 400, body: parse(body.length) })
     }
     expect(upstream.wires).toEqual([])
+  })
+})
+
+describe('a batch', () => {
+  const ping = (id: number) => ({ jsonrpc: '2.0', id, method: 'ping' })
+
+  test('of more than 1,000 messages is a 400, whatever they are, in a moment', async () => {
+    const upstream = server()
+    const { port } = await listen(upstream.open)
+    const headers = { ...ours, 'mcp-session-id': await session(port) }
+    const full = { status: 400, body: invalidRequest('over 1000 messages in a batch') }
+    for (const one of ['1', '{}', '""', JSON.stringify(ping(1)), '{"jsonrpc":"2.0","method":"x"}']) {
+      const body = `[${`${one},`.repeat(1_000)}${one}]`
+      expect(told(await ask(port, { headers, body }))).toEqual(full)
+    }
+    expect(told(await ask(port, { headers, body: `[${'1,'.repeat(8_000_000)}1]` }))).toEqual(full)
+    expect(upstream.heard()).toEqual([JSON.stringify(initialize())])
+  })
+
+  test('of 1,000 is answered, one by one', async () => {
+    const { port } = await listen(server().open)
+    const headers = { ...ours, 'mcp-session-id': await session(port) }
+    const all = Array.from({ length: 1_000 }, (_, at) => (at % 2 ? ping(at) : 1))
+    const { status, body } = told(await ask(port, { headers, body: all })) as { status: number; body: Message[] }
+    expect([status, body.filter(({ error }) => error?.code === -32600).length]).toEqual([200, 500])
+    const ids = body.flatMap(({ id }) => (id === undefined ? [] : [id]))
+    expect(ids.sort((one, two) => Number(one) - Number(two))).toEqual(
+      Array.from({ length: 500 }, (_, at) => 2 * at + 1),
+    )
   })
 })
 
@@ -506,16 +536,16 @@ describe('a body that nobody wants', () => {
     ],
   }
 
-  test.each(Object.entries(unwanted))(
-    'cannot keep its connection for ever: %s',
-    async (_name, [begins, headers, status]) => {
-      const { port } = await listen(server().open, { allowOrigins: ['https://app.example.com'] })
+  test('cannot keep its connection for ever', async () => {
+    const { port } = await listen(server().open, { allowOrigins: ['https://app.example.com'] })
+    const held = Object.entries(unwanted).map(async ([name, [begins, headers, status]]) => {
       const line = await dial(port)
       line.write([`${begins} HTTP/1.1`, ...headers, 'Transfer-Encoding: chunked', '', ''].join('\r\n'))
       const endless = setInterval(() => line.write('1\r\nx\r\n'), 10)
       closing.push(() => clearInterval(endless))
       await line.until(`HTTP/1.1 ${status} `)
-      await vi.waitFor(() => expect(line.isOver()).toBe(true), { timeout: 5_000, interval: 20 })
-    },
-  )
+      await vi.waitFor(() => expect([name, line.isOver()]).toEqual([name, true]), { timeout: 10_000, interval: 20 })
+    })
+    await Promise.all(held)
+  })
 })

@@ -1,20 +1,22 @@
 import { describe, expect, it, vi } from 'vitest'
+import { Spare } from '../../src/spare.js'
 import { Pool } from '../../src/upstream/pool.js'
 import { SharedUpstream } from '../../src/upstream/shared.js'
-import { FrameError } from '../../src/wire.js'
+import { FrameError, type Wire } from '../../src/wire.js'
 import { listenTo, modern, notification, refusalOf, request } from '../fixtures/http-server.js'
 import { deferred, HandWire, proxys, turnOfLoop } from '../fixtures/played.js'
 
 const ID = 'io.modelcontextprotocol/subscriptionId'
 
 /** A child in the hands of the test, and so many sessions that share it. */
-async function shared(count: number) {
+async function shared(count: number, spare = new Spare(64 << 20)) {
   const wire = new HandWire()
   const told: string[] = []
   const upstream = new SharedUpstream(
     wire,
     () => told.push('end'),
     (idle) => told.push(idle ? 'idle' : 'busy'),
+    spare,
   )
   const taps = await Promise.all(
     Array.from({ length: count }, async () => {
@@ -176,6 +178,54 @@ describe('a shared upstream', () => {
     wire.say({ ...note(1), params: { progressToken: 3, pad: 'x'.repeat(17 << 20) } })
     expect(taps[0]!.closes.map((it) => it?.message)).toEqual(['Overloaded: it does not read'])
     expect(taps[1]!.closes).toEqual([])
+  })
+
+  it('stops the child where no session reads, and only there: one that reads, or comes, has it go on', async () => {
+    const { wire, taps, upstream } = await shared(2)
+    const [one, other] = taps.map(({ tap }) => tap) as [Wire, Wire]
+    one.pause()
+    one.pause()
+    expect(wire.log).toEqual(['start'])
+    other.pause()
+    expect(wire.log).toEqual(['start', 'pause'])
+    const third = upstream.tap()
+    expect(wire.log).toEqual(['start', 'pause', 'resume'])
+    await third.close()
+    expect(wire.log).toEqual(['start', 'pause', 'resume', 'pause'])
+    other.resume()
+    other.pause()
+    await other.close()
+    await one.close()
+    one.pause()
+    expect(
+      wire.log
+        .slice(4)
+        .filter((it, index, all) => it !== all[index - 1])
+        .at(-1),
+    ).toBe('resume')
+  })
+
+  it('has a bound of what all may hold that do not read, beyond a MiB of each', async () => {
+    const { wire, taps } = await shared(4, new Spare(2 << 20))
+    const pad = 'x'.repeat(500 << 10)
+    for (const { tap } of taps.slice(0, 3)) {
+      await tap.send(asked(1, { progressToken: 't' }))
+      tap.pause()
+    }
+    const say = (...tokens: number[]) => {
+      for (const progressToken of tokens) wire.say({ method: 'notifications/progress', params: { progressToken, pad } })
+    }
+    const over = () => taps.map(({ closes }) => closes.map((it) => it?.message))
+    say(1, 1, 1, 1, 1, 2, 2, 2)
+    expect(over()).toEqual([[], [], [], []])
+    say(2)
+    expect(over()).toEqual([[], ['Overloaded: it does not read'], [], []])
+    // What was held of it is free again, and so is what is read.
+    say(3, 3, 3)
+    taps[0]!.tap.resume()
+    expect(taps[0]!.frames.length).toBe(5)
+    say(3, 3, 3)
+    expect(over()).toEqual([[], ['Overloaded: it does not read'], [], []])
   })
 
   it('fails the request whose answer cannot be read, or was too large', async () => {

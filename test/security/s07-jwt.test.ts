@@ -3,7 +3,8 @@ import { inspect } from 'node:util'
 import { exportJWK } from 'jose'
 import { describe, expect, test, vi } from 'vitest'
 import { auth } from '../../middleware/auth.js'
-import { closing } from '../fixtures/closing.js'
+import { closing, serve } from '../fixtures/closing.js'
+import { json as answer, type Handler, stream } from '../fixtures/http-server.js'
 import { AUDIENCE, bearer, type Issuer, issuer, signingKey } from '../fixtures/issuer.js'
 import { ask, initialize, listen, modern, ours, server, session, sse } from './helpers.js'
 
@@ -262,4 +263,160 @@ test('no credential goes upstream, nor can what middleware are shown tell it', a
   await session(port, bearer(token))
   expect(seen.length).toBeGreaterThan(0)
   expect([...seen, ...upstream.heard()].filter((it) => it.includes(token.split('.')[2]!))).toEqual([])
+})
+
+describe('the keys of an issuer', () => {
+  const invalid = `Bearer error="invalid_token", error_description="${INVALID}"`
+
+  test('a flood of unknown ones is none at the issuer', async () => {
+    const { from, port, upstream } = await guarded()
+    const kids = [
+      '../../etc/passwd',
+      '__proto__',
+      'a'.repeat(5_000),
+      ...Array.from({ length: 50 }, (_, at) => `k${at}`),
+    ]
+    const flood = kids.map(async (kid) => {
+      const headers = { ...ours, ...bearer(await from.sign({}, { header: { kid } })) }
+      const { status, headers: came } = await ask(port, { headers, body: initialize() })
+      return [status, came['www-authenticate']]
+    })
+    expect(await Promise.all(flood)).toEqual(kids.map(() => [401, invalid]))
+    expect([from.state.asked, upstream.wires]).toEqual([1, []])
+  })
+
+  const bait = () => serve((_seen, response) => answer(response, { keys: [] }))
+  const bad: Record<string, [handler: Handler, reason: string]> = {
+    fail: [(_seen, response) => response.writeHead(500).end('canary'), 'expected status 200, got 500'],
+    'are nowhere': [(_seen, response) => response.writeHead(404).end('canary'), 'expected status 200, got 404'],
+    'are no JSON': [(_seen, response) => answer(response, 'canary'), 'expected JSON'],
+    'are none': [(_seen, response) => answer(response, []), 'JSON Web Key Set malformed'],
+    'are too many': [(_seen, response) => answer(response, ' '.repeat(2 << 20)), 'expected at most 1048576 bytes'],
+    'break off': [(_seen, response) => response.destroy(), 'UND_ERR_SOCKET'],
+    'never come': [() => {}, 'it took too long'],
+    'begin to come': [(_seen, response) => stream(response).write('{'), 'it took too long'],
+  }
+
+  test.each(Object.entries(bad))(
+    'that %s let nobody in, and are left alone for a while',
+    async (_name, [handler, reason]) => {
+      const from = await issuer()
+      const { url, seen } = await serve(handler)
+      const upstream = server()
+      const jwt = { issuer: from.url, audience: AUDIENCE, jwksUri: url.href, timeout: 100 }
+      const { port, errors } = await listen(upstream.open, {}, (app) => app.use(auth({ jwt })))
+      const headers = { ...ours, ...bearer(await from.sign()) }
+      for (let round = 0; round < 3; round++) {
+        const replies = await Promise.all([1, 2, 3].map((id) => ask(port, { headers, body: initialize(id) })))
+        expect(replies.map(({ status, headers }) => [status, headers['retry-after']])).toEqual(
+          Array(3).fill([503, '5']),
+        )
+        expect(JSON.stringify(replies)).not.toContain('canary')
+      }
+      expect(errors).toEqual([`auth: the keys at ${url.origin} could not be fetched: ${reason}`])
+      expect([seen.length, upstream.wires]).toEqual([1, []])
+    },
+  )
+
+  test('that are said to be elsewhere are not looked for there', async () => {
+    const from = await issuer()
+    const other = await bait()
+    for (const status of [301, 302, 303, 307, 308]) {
+      const { url } = await serve((_seen, response) => response.writeHead(status, { location: other.url.href }).end())
+      const jwt = { issuer: from.url, audience: AUDIENCE, jwksUri: url.href }
+      const { port, errors } = await listen(server().open, {}, (app) => app.use(auth({ jwt })))
+      const reply = await ask(port, { headers: { ...ours, ...bearer(await from.sign()) }, body: initialize() })
+      expect(reply.status).toBe(503)
+      expect(errors).toEqual([
+        `auth: the keys at ${url.origin} could not be fetched: expected status 200, got ${status}`,
+      ])
+    }
+    expect(other.seen).toEqual([])
+  })
+
+  test('that are gone let nobody in', async () => {
+    const { from, port, errors } = await guarded()
+    from.close()
+    const reply = await ask(port, { headers: { ...ours, ...bearer(await from.sign()) }, body: initialize() })
+    expect(reply.status).toBe(503)
+    expect(errors).toEqual([`auth: the keys at ${from.url} could not be fetched: ECONNREFUSED`])
+  })
+
+  test('are asked of nobody for what is no JSON Web Token', async () => {
+    const { from, port } = await guarded()
+    for (const token of ['a', 'a.b', 'a.b.c.d', '..', 'a.b.', '%.%.%', 'a.b.c', `${'a'.repeat(5_000)}.`]) {
+      expect((await ask(port, { headers: { ...ours, ...bearer(token) }, body: initialize() })).status).toBe(401)
+    }
+    expect(from.state.asked).toBe(0)
+  })
+
+  test.each([
+    'http://keys.example/jwks',
+    'https://user:canary@keys.example/',
+    'file:///etc/jwks',
+    'data:,{}',
+    'jwks',
+    '',
+  ])('must be asked for over TLS, or on this machine: %j', (jwksUri) => {
+    const make = () => auth({ jwt: { issuer: 'a', audience: 'b', jwksUri } })
+    expect(make).toThrow(
+      new TypeError('auth: expected jwt.jwksUri to be a URL with https, or http on this machine, got something else'),
+    )
+  })
+})
+
+describe('what is missing', () => {
+  const resource = { url: AUDIENCE, authorizationServers: ['https://id.example.com'] }
+  const metadata = 'resource_metadata="https://mcp.example.com/.well-known/oauth-protected-resource/mcp"'
+
+  test('is told: a token is a 401, a scope is a 403 that names all that are needed and none that is had', async () => {
+    const from = await issuer()
+    const upstream = server()
+    const jwt = { issuer: from.url, audience: AUDIENCE, jwksUri: from.jwksUri }
+    const options = { jwt, resource, scopes: ['read', 'write'] }
+    const { port } = await listen(upstream.open, {}, (app) => app.use(auth(options)))
+    const challenge = async (headers: Record<string, string>) => {
+      const reply = await ask(port, { headers: { ...ours, ...headers }, body: initialize() })
+      return [reply.status, reply.headers['www-authenticate']]
+    }
+    const scoped = async (scope?: unknown) => challenge(bearer(await from.sign({ scope })))
+    const insufficient = [403, `Bearer error="insufficient_scope", scope="read write", ${metadata}`]
+    expect(await challenge({})).toEqual([401, `Bearer scope="read write", ${metadata}`])
+    for (const scope of [
+      'read',
+      'write',
+      'READ WRITE',
+      'read,write',
+      'read\twrite',
+      'readwrite',
+      '',
+      undefined,
+      1,
+      {},
+    ]) {
+      expect(await scoped(scope)).toEqual(insufficient)
+    }
+    expect(await scoped(['read write'])).toEqual(insufficient)
+    expect(await scoped('canary write read')).toEqual([200, undefined])
+    expect(upstream.sessions).toHaveLength(1)
+  })
+
+  test('is where the token was meant for: it is the audience that counts, wherever else it names us', async () => {
+    const { from, port } = await guarded()
+    const statuses: Record<string, number> = {}
+    for (const [name, claims] of Object.entries({
+      'one of several': { aud: ['https://other.example', AUDIENCE] },
+      'azp alone': { aud: 'https://other.example', azp: AUDIENCE },
+      'resource alone': { aud: undefined, resource: AUDIENCE },
+      'with a slash': { aud: `${AUDIENCE}/` },
+      'in another case': { aud: AUDIENCE.toUpperCase() },
+      'without its path': { aud: new URL(AUDIENCE).origin },
+      'as an object': { aud: { 0: AUDIENCE } },
+    })) {
+      const headers = { ...ours, ...bearer(await from.sign(claims)) }
+      statuses[name] = (await ask(port, { headers, body: initialize() })).status
+    }
+    const { 'one of several': right, ...wrong } = statuses
+    expect([right, Object.values(wrong)]).toEqual([200, Array(6).fill(401)])
+  })
 })
