@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import { createProxy, type Session, stdio } from 'open-mcp-proxy'
 import { describe, expect, test, vi } from 'vitest'
 import { closing } from '../fixtures/closing.js'
 import { cli, gone, isAlive, path } from '../fixtures/command.js'
@@ -14,6 +15,7 @@ import {
   type Way,
   ways,
 } from '../fixtures/faults/child-ways.js'
+import { HandWire } from '../fixtures/played.js'
 import { modernPost } from '../fixtures/port.js'
 
 const pidOf = async (client: Client) => (await client.call('echo')).result!.pid as number
@@ -57,6 +59,36 @@ test(
     await endsInTime(client, pid)
   }),
 )
+
+test('a child that is stopped: a call of a middleware runs out of its time, and the child may answer late', async () => {
+  const { app, session } = await inProgram()
+  const echo = (args: object, timeout?: number) =>
+    session.call('server', 'tools/call', { name: 'echo', arguments: args }, { timeout })
+  const { pid } = (await echo({})) as { pid: number }
+  buried(pid)
+  process.kill(pid, 'SIGSTOP')
+  await stopped(pid)
+  await expect(echo({}, 50)).rejects.toMatchObject({ code: -31002, data: { phase: 'sent' } })
+  process.kill(pid, 'SIGCONT')
+  expect(await echo({ n: 2 })).toEqual({ pid, n: 2 })
+  await app.close()
+  expect(isAlive(pid)).toBe(false)
+})
+
+/** A session of the library, with a child. */
+async function inProgram() {
+  const app = createProxy({ drainTimeout: 1_000 })
+  closing.push(() => app.close({ urgent: true }))
+  const client = new HandWire()
+  const [session] = (await Promise.all([
+    once(app, 'session').then(([it]) => it),
+    app.listen(stdio(process.execPath, [child, temporary('journal')]), (accept) => {
+      const { closed, close } = accept(client)
+      return { closed, close }
+    }),
+  ])) as [Session, unknown]
+  return { app, session }
+}
 
 /** Five seconds by right; more only where the machine is busy. */
 async function endsInTime({ run }: Client, pid: number) {
