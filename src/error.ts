@@ -90,6 +90,12 @@ export function proxyError(reason: Reason, options: ProxyErrorOptions = {}): Rpc
   return new RpcError(known.code, message, data, options.cause === undefined ? undefined : { cause: options.cause })
 }
 
+/** A frame that could not be taken, as an error of the proxy's own. One that is too large says so in its own words. */
+export function untakenError({ code, message }: { code: number; message: string }, phase: Phase): RpcError {
+  if (code !== reasons.too_large.code) return proxyError('upstream_bad_response', { phase, detail: message })
+  return new RpcError(code, message, proxyError('too_large', { phase }).data)
+}
+
 /** Whether a code is one of the proxy's own. */
 export function isProxyCode(code: unknown): boolean {
   return Object.values(reasons).some((reason) => reason.code === code)

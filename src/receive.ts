@@ -2,7 +2,7 @@ import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { type Carrier, takenBack } from './carrier.js'
 import type { Context, ErrorObject } from './context.js'
 import type { End } from './end.js'
-import { INVALID_REQUEST, inPhase, proxyError, type RpcError, reasons } from './error.js'
+import { INVALID_REQUEST, inPhase, proxyError, type RpcError, reasons, untakenError } from './error.js'
 import { elementsOfBatch, errorFrame, LISTEN, Message, metaMember, paramsMember, tokenValue } from './message.js'
 import { Exchange } from './passage.js'
 import { peek, Refusal } from './scan.js'
@@ -166,14 +166,14 @@ export class Receiver {
     const tooLarge = error.code === reasons.too_large.code
     if (kind === 'request' || (end.side === 'client' && kind === undefined)) {
       const { code, message } = error
-      const refusal = tooLarge ? proxyError('too_large', { detail: message }).toJSON() : { code, message }
+      const refusal = tooLarge ? untakenError(error, 'not_sent').toJSON() : { code, message }
       this.#tell(end, errorFrame(idText, refusal))
       return
     }
     this.dropped++
     this.#options.report(error)
     if (kind === 'notification') return
-    const told = proxyError(tooLarge ? 'too_large' : 'upstream_bad_response', { phase: 'sent', detail: error.message })
+    const told = untakenError(error, 'sent')
     const exchange = id === undefined ? undefined : end.awaited(id)
     if (exchange) this.#fail(end, exchange, told)
     if (id !== undefined) return

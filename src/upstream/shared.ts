@@ -1,5 +1,5 @@
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
-import { proxyError, type Reason, RpcError, reasons } from '../error.js'
+import { proxyError, RpcError, untakenError } from '../error.js'
 import { asBuffer, type Edit, type Member, member, members, OPEN_OBJECT, splice } from '../json.js'
 import { errorFrame, LISTEN, notificationFrame, paramsMember, tokenValue } from '../message.js'
 import { type Head, peek, type Refusal, scan } from '../scan.js'
@@ -237,7 +237,8 @@ export class SharedUpstream {
   }
 
   #unreadable({ id, kind, message }: Refusal): void {
-    if (kind === 'response' || kind === undefined) this.#fail(id, 'upstream_bad_response', message)
+    if (kind === 'response' || kind === undefined)
+      this.#fail(id, proxyError('upstream_bad_response', { phase: 'sent', detail: message }))
   }
 
   #faulty(error: Error): void {
@@ -246,16 +247,14 @@ export class SharedUpstream {
       return
     }
     const { id } = error.head ? peek(error.head) : {}
-    const reason = error.code === reasons.too_large.code ? 'too_large' : 'upstream_bad_response'
-    if (this.#fail(id, reason, error.message)) return
+    if (this.#fail(id, untakenError(error, 'sent'))) return
     for (const tap of this.#taps) tap.onerror?.(new FrameError(error.code, error.message))
   }
 
   /** The answer to a request could not be taken, and no other will come. Tells whether there is such a request. */
-  #fail(id: unknown, reason: Reason, detail: string): boolean {
+  #fail(id: unknown, error: RpcError): boolean {
     const pending = this.#answered(id)
     const { idText, id: relatedRequestId } = pending ?? {}
-    const error = proxyError(reason, { phase: 'sent', detail })
     pending?.tap.deliver(errorFrame(idText, error.toJSON()), { relatedRequestId })
     return pending !== undefined
   }

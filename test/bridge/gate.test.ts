@@ -194,7 +194,7 @@ it('a batch is split, each element on its own', async () => {
 describe('a frame that the wire could not take', () => {
   const head = (text: string) => new TextEncoder().encode(text)
   const tooLarge = (text?: string) =>
-    new FrameError(-31007, 'over 10 bytes', text === undefined ? undefined : head(text))
+    new FrameError(-31007, 'Message too large: over 10 bytes', text === undefined ? undefined : head(text))
   const told = (phase: 'sent' | 'not_sent') =>
     proxys(-31007, 'Message too large: over 10 bytes', 'too_large', phase, false)
 
@@ -226,7 +226,7 @@ describe('a frame that the wire could not take', () => {
     await turnOfLoop()
     expect({ back: client.take(), errors }).toEqual({
       back: [{ id: 2, error: told('sent') }],
-      errors: ['over 10 bytes'],
+      errors: ['Message too large: over 10 bytes'],
     })
     expect(app.stats()).toMatchObject({ pending: 1, dropped: 1 })
   })
