@@ -105,7 +105,9 @@ export class Bridge {
 
   async #attach(end: End, wire: Wire): Promise<void> {
     end.wire = wire
-    wire.onframe = (frame, meta) => this.#receiver.receive(end, frame, meta)
+    wire.onframe = (frame, meta) => {
+      if (!this.#over) this.#receiver.receive(end, frame, meta)
+    }
     wire.onclose = (reason) => this.#lost(end, reason)
     wire.onerror = (error) => this.#receiver.faulty(end, error)
     if (end === this.#carrier.server) wire.onstream = (event) => this.#carrier.stream(event)
@@ -125,7 +127,7 @@ export class Bridge {
       if (error) this.#cut(error)
       end.gone = proxyError('shutting_down')
       carrier.giveUp(carrier.server, end.gone)
-      void this.close({ reason: error })
+      void this.close()
     } else {
       end.gone = error instanceof RpcError ? error : proxyError(why, { cause: error })
       // Its client may leave before the reason is told.

@@ -144,8 +144,6 @@ export class LineReader {
  */
 export class LineWriter {
   readonly #stream: Writable
-  /** It takes no more. */
-  readonly #fail: (error: Error) => void
   #pending = 0
   #corked = false
   #failure: Error | undefined
@@ -162,7 +160,6 @@ export class LineWriter {
       this.#flushed?.resolve()
       onClose?.(error)
     }
-    this.#fail = fail
     stream.on('error', fail)
     stream.on('close', () => fail(new Error('The stream was closed')))
     const ready = () => {
@@ -205,8 +202,11 @@ export class LineWriter {
   }
 
   /** Gives the stream up, though it stays open: nothing more is written, and nobody waits for it any longer. */
-  abandon(reason: Error): void {
-    this.#fail(reason)
+  abandon(): void {
+    this.#failure ??= new Error('The stream was given up')
+    this.#ready?.resolve()
+    this.#ready = undefined
+    this.#flushed?.resolve()
   }
 
   /** Ends the stream once everything written is gone. */

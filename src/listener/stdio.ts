@@ -44,6 +44,7 @@ export class StdioClient implements Wire {
   readonly #stdout: Writable & { setTimeout?(milliseconds: number): unknown }
   readonly #readTimeout: number
   #behind = false
+  #isCut = false
   #started = false
   #left = false
   #paused = false
@@ -92,6 +93,7 @@ export class StdioClient implements Wire {
   }
 
   send(frame: Frame): Promise<void> | undefined {
+    if (this.#isCut) return undefined
     if (!this.#closing) {
       const behind = this.#writer.write(frame)
       if (behind) this.#watch(behind)
@@ -134,9 +136,9 @@ export class StdioClient implements Wire {
 
   /** It does not read: nothing of what waits for it will ever leave. */
   #cut(): void {
-    const reason = deaf(this.#readTimeout)
-    this.#leave(reason)
-    this.#writer.abandon(reason)
+    this.#isCut = true
+    this.#writer.abandon()
+    this.#leave(deaf(this.#readTimeout))
   }
 
   readonly #read = (chunk: Buffer) => this.#reader.push(chunk)

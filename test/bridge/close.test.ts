@@ -44,11 +44,22 @@ describe('the client leaves', () => {
     ])
   })
 
-  it('its error is reported', async () => {
-    const { client, session, errors } = await joined()
+  it('its error is reported, and what it asked for is cancelled: it was cut off', async () => {
+    const { client, server, session, errors } = await joined()
+    client.say(request)
+    client.say({ id: 2, method: 'm' })
     client.onclose?.(new Error('reset'))
     await ended(session)
     expect(errors).toEqual(['reset'])
+    expect(server.take()).toEqual([
+      request,
+      { id: 2, method: 'm' },
+      { method: 'notifications/cancelled', params: { requestId: 1 } },
+      { method: 'notifications/cancelled', params: { requestId: 2 } },
+    ])
+    server.say({ method: 'n' })
+    await turnOfLoop()
+    expect([client.take(), errors]).toEqual([[], ['reset']])
   })
 
   it('and reads nothing any more: nothing is waited for', async () => {

@@ -72,6 +72,13 @@ describe('a process that faces its client', () => {
     expect(events()).toEqual(['made', 'closing', ['close', null], 'closed'])
   })
 
+  test('waits no longer than 2 s for a client that reads nothing when it closes', async () => {
+    const { child, until } = run('burst')
+    child.stdin.write('{"id":1}\n')
+    await until('closing')
+    await until('closed')
+  })
+
   test('takes a broken stdout for the end of the client', async () => {
     const { child, events, until, exit } = run('answer')
     await until('made')
