@@ -127,7 +127,7 @@ export class Bridge {
       if (error) this.#cut(error)
       end.gone = proxyError('shutting_down')
       carrier.giveUp(carrier.server, end.gone)
-      void this.close()
+      void this.close({ reason: error })
     } else {
       end.gone = error instanceof RpcError ? error : proxyError(why, { cause: error })
       // Its client may leave before the reason is told.

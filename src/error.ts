@@ -85,8 +85,7 @@ export function proxyError(reason: Reason, options: ProxyErrorOptions = {}): Rpc
     retryable: options.retryable ?? known.retryable,
   }
   if (options.retryAfter !== undefined) data.retryAfter = options.retryAfter
-  const { detail = known.message } = options
-  const message = detail.startsWith(known.message) ? detail : `${known.message}: ${detail}`
+  const message = options.detail === undefined ? known.message : `${known.message}: ${options.detail}`
   return new RpcError(known.code, message, data, options.cause === undefined ? undefined : { cause: options.cause })
 }
 

@@ -13,6 +13,8 @@ const MAX_HEADER_BYTES = 16 << 10
 const CHECK_INTERVAL = 1_000
 /** Above the 60 s after which most clients and balancers close an idle connection: a request must not race with that. */
 const KEEP_ALIVE = 65_000
+/** Milliseconds of silence before a connection is asked whether it still stands. */
+const TCP_KEEPALIVE = 30_000
 
 /**
  * Serves clients on a port.
@@ -38,6 +40,9 @@ export async function listenHttp(options: HttpOptions, accept: Accept, served: S
       maxHeaderSize: MAX_HEADER_BYTES,
       keepAliveTimeout: KEEP_ALIVE,
       noDelay: true,
+      // A client that is gone without a word is not to keep its session for ever.
+      keepAlive: true,
+      keepAliveInitialDelay: TCP_KEEPALIVE,
     },
     face.handle,
   )

@@ -140,12 +140,12 @@ describe(`${FLOOD} MiB at a client that does not read stop at their source, and 
 })
 
 describe('a client on stdio that never reads', () => {
-  it('is cut off: its child ends, and the command as when it has left', async () => {
+  it('is cut off: its child ends, and the command, with 1', async () => {
     const deaf = await floodedStdio('stdio', ['--import', path('hasty.mjs')])
     deaf.say(initialize())
     deaf.say(initialized)
     deaf.say(flood())
-    expect(await deaf.exit).toEqual([0, null])
+    expect(await deaf.exit).toEqual([1, null])
     const said = deaf
       .stderr()
       .split('\n')
