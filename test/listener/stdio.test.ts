@@ -72,7 +72,7 @@ describe('a process that faces its client', () => {
     expect(events()).toEqual(['made', 'closing', ['close', null], 'closed'])
   })
 
-  test('waits no longer than 2 s for a client that reads nothing when it closes', async () => {
+  test('does not wait for ever for a client that reads nothing when it closes', async () => {
     const { child, until } = run('burst')
     child.stdin.write('{"id":1}\n')
     await until('closing')
