@@ -15,8 +15,8 @@ afterEach(() => {
 })
 
 /** Runs the fixture in a process of its own, and records what it says of itself. */
-function run(mode: string) {
-  const child = spawn(process.execPath, ['--import', 'tsx', fixture, mode])
+function run(mode: string, readTimeout = 30_000) {
+  const child = spawn(process.execPath, ['--import', 'tsx', fixture, mode, String(readTimeout)])
   children.push(child)
   let said = ''
   child.stderr.on('data', (chunk) => {
@@ -73,7 +73,7 @@ describe('a process that faces its client', () => {
   })
 
   test('does not wait for ever for a client that reads nothing when it closes', async () => {
-    const { child, until } = run('burst')
+    const { child, until } = run('burst', 300)
     child.stdin.write('{"id":1}\n')
     await until('closing')
     await until('closed')
