@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { Pieces, withoutBom } from '../lines.js'
-import { cutOff, invalid, type Refused, refused } from './reply.js'
+import { cutOff, invalid, noRoom, type Refused, refused } from './reply.js'
 
 /** Milliseconds that a body may take. */
 const BODY_TIMEOUT = 30_000
@@ -24,8 +24,15 @@ export function accepts({ headers: { accept } }: IncomingMessage, ...types: read
   return ranges.has('*/*') || types.every((type) => ranges.has(type) || ranges.has(wild(type)))
 }
 
-/** The whole body, without a byte order mark (RFC 8259, section 8.1), or why it is not taken. */
-export async function readBody(request: IncomingMessage, maxBytes: number): Promise<Buffer | Refused> {
+/**
+ * The whole body, without a byte order mark (RFC 8259, section 8.1), or why it is not taken: `take` says of each piece whether
+ * there is room for it.
+ */
+export async function readBody(
+  request: IncomingMessage,
+  maxBytes: number,
+  take: (bytes: number) => boolean,
+): Promise<Buffer | Refused> {
   const { 'content-length': length, 'content-encoding': coding = 'identity' } = request.headers
   const tooLarge = () => refused(413, 'too_large', `over ${maxBytes} bytes`)
   const { body } = request as Parsed
@@ -42,19 +49,19 @@ export async function readBody(request: IncomingMessage, maxBytes: number): Prom
   if (request.destroyed) return invalid(400, 'the body broke off')
   return new Promise((resolve) => {
     const pieces = new Pieces()
-    let refusedAlready = false
-    const timer = setTimeout(() => {
-      resolve(invalid(408, 'the body took too long'))
-      cutOff(request)
-    }, BODY_TIMEOUT)
-    request.on('data', (chunk: Buffer) => {
-      if (refusedAlready) return
-      pieces.add(chunk)
-      if (pieces.size <= maxBytes) return
+    let isRefused = false
+    const refuse = (refusal: Refused) => {
       pieces.clear()
-      refusedAlready = true
-      resolve(tooLarge())
+      isRefused = true
+      resolve(refusal)
       cutOff(request)
+    }
+    const timer = setTimeout(() => refuse(invalid(408, 'the body took too long')), BODY_TIMEOUT)
+    request.on('data', (chunk: Buffer) => {
+      if (isRefused) return
+      if (pieces.size + chunk.length > maxBytes) refuse(tooLarge())
+      else if (!take(chunk.length)) refuse(noRoom())
+      else pieces.add(chunk)
     })
     request.on('end', () => resolve(withoutBom(pieces.take())))
     request.on('error', () => {})

@@ -10,7 +10,7 @@ import { type Admitted, Clients } from './clients.js'
 import { Guard } from './guard.js'
 import type { Accept, Listening, RequestHandler, Served } from './index.js'
 import type { Settings } from './options.js'
-import { cutOff, empty, type Headers, invalid, json, type Refused, refuse, refused } from './reply.js'
+import { cutOff, empty, type Headers, invalid, json, over, type Refused, refuse, refused } from './reply.js'
 import { fullUrl, headOf, METHODS, pathOf, type Route } from './routes.js'
 
 const EXPOSED = 'Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After'
@@ -99,12 +99,20 @@ export class Face implements Listening {
   }
 
   async #post(route: Route, admitted: Admitted): Promise<Refused | undefined> {
-    const { request } = admitted
+    const { request, response } = admitted
     if (!isJson(request)) return invalid(415, 'expected Content-Type application/json')
     if (route === 'streamable' && !accepts(request, 'application/json', 'text/event-stream')) {
       return invalid(406, 'expected Accept with application/json and text/event-stream')
     }
-    const body = await readBody(request, this.#settings.maxBodyBytes)
+    const { maxBodyBytes, bodies } = this.#settings
+    let taken = 0
+    // A request is kept until it is answered.
+    void over(response).then(() => bodies.give(taken))
+    const body = await readBody(request, maxBodyBytes, (bytes) => {
+      if (!bodies.take(bytes)) return false
+      taken += bytes
+      return true
+    })
     if (!Buffer.isBuffer(body)) return body
     return route === 'messages' ? this.#clients.postSse(admitted, body) : this.#clients.post(admitted, body)
   }

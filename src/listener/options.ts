@@ -1,5 +1,6 @@
 import { isIPv6 } from 'node:net'
 import { OptionError } from '../error.js'
+import { Spare } from '../spare.js'
 import type { HandlerOptions } from './index.js'
 import { READ_TIMEOUT } from './patience.js'
 import { Routes } from './routes.js'
@@ -9,6 +10,9 @@ import { type EventStore, MemoryEventStore } from './store.js'
 export const LOOPBACK: ReadonlySet<string> = new Set(['localhost', '127.0.0.1', '[::1]'])
 /** A `Host`: a name or an address, and a port. */
 export const HOST = /^(\[[\da-f:.]+\]|[^\s:@/\\?#[\]]+)(?::(\d{1,5}))?$/
+
+/** Bytes of the bodies of all requests that are not answered yet, past which one is a 503: 256 MiB. */
+const MAX_BODIES = 256 << 20
 
 /** How clients are served over HTTP, every option settled. */
 export interface Settings {
@@ -22,6 +26,8 @@ export interface Settings {
   readonly maxPending: number
   readonly idleTimeout: number
   readonly maxBodyBytes: number
+  /** What the bodies of all requests may take that are not answered yet. */
+  readonly bodies: Spare
   readonly keepAlive: number
   readonly streamTimeout: number
   readonly readTimeout: number
@@ -48,6 +54,7 @@ export function settingsOf(options: HandlerOptions): Settings {
     maxPending: number('maxPending', 1_000),
     idleTimeout: number('idleTimeout', 1_800_000),
     maxBodyBytes: number('maxBodyBytes', 16 << 20),
+    bodies: new Spare(MAX_BODIES),
     keepAlive: number('keepAlive', 15_000, 0),
     streamTimeout: number('streamTimeout', 30_000),
     readTimeout: number('readTimeout', READ_TIMEOUT),

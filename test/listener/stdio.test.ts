@@ -15,8 +15,8 @@ afterEach(() => {
 })
 
 /** Runs the fixture in a process of its own, and records what it says of itself. */
-function run(mode: string) {
-  const child = spawn(process.execPath, ['--import', 'tsx', fixture, mode])
+function run(mode: string, readTimeout = 30_000) {
+  const child = spawn(process.execPath, ['--import', 'tsx', fixture, mode, String(readTimeout)])
   children.push(child)
   let said = ''
   child.stderr.on('data', (chunk) => {
@@ -72,8 +72,8 @@ describe('a process that faces its client', () => {
     expect(events()).toEqual(['made', 'closing', ['close', null], 'closed'])
   })
 
-  test('waits no longer than 2 s for a client that reads nothing when it closes', async () => {
-    const { child, until } = run('burst')
+  test('does not wait for ever for a client that reads nothing when it closes', async () => {
+    const { child, until } = run('burst', 300)
     child.stdin.write('{"id":1}\n')
     await until('closing')
     await until('closed')

@@ -1,10 +1,15 @@
 import { once } from 'node:events'
 import { type IncomingMessage, request } from 'node:http'
 import { text as textOf } from 'node:stream/consumers'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it, vi } from 'vitest'
 import { closing } from '../fixtures/closing.js'
 import { proxys, turnOfLoop } from '../fixtures/played.js'
 import { call, onPort, openSession } from '../fixtures/port.js'
+
+setFlagsFromString('--expose-gc')
+const gc = runInNewContext('gc') as () => void
 
 const MUCH = 'x'.repeat(1 << 20)
 
@@ -109,6 +114,25 @@ describe('a client that never reads is cut off, and what it asked for is cancell
     expect(await port.sent(wire, 1)).toEqual([cancelled(1)])
     expect(await (await deaf).rest()).toBe('cut')
   })
+})
+
+it('of what waited for clients that were cut off nothing is left', async () => {
+  const held = () => {
+    gc()
+    return process.memoryUsage().arrayBuffers
+  }
+  const port = await onPort({ readTimeout: 100 })
+  const before = held()
+  for (let n = 0; n < 4; n++) {
+    const session = await openSession(port)
+    const deaf = await unread(port.url, session.headers)
+    await fill(port, (at) => session.wire.say({ method: 'notifications/message', params: { at, MUCH } }))
+    expect(held() - before).toBeGreaterThan(4 << 20)
+    await vi.waitFor(() => expect(port.errors.length).toBe(n + 1))
+    expect(await deaf.rest()).toBe('cut')
+    await session.delete()
+  }
+  await vi.waitFor(() => expect(held() - before).toBeLessThan(2 << 20), { timeout: 10_000 })
 })
 
 describe('a client that reads slowly', () => {
