@@ -11,11 +11,10 @@ export interface Message {
 }
 
 export interface JournalLine {
-  kind: 'call' | 'note' | 'cancel' | 'asked' | 'start'
+  kind: 'call' | 'note' | 'cancel' | 'start'
   token?: string
   life?: string
   seq?: number
-  answered?: boolean
   pid?: number
 }
 
@@ -39,7 +38,6 @@ export interface Out {
 export function behave(request: Message, out: Out): Promise<void>
 
 export class Desk {
-  surplus: number
   ask(request: Message, send: (request: Message) => void): Promise<Message | undefined>
   answer(message: Message): void
   open(id: Id): { signal: AbortSignal; done: () => void }

@@ -69,7 +69,6 @@ async function ask(out, { token }) {
   const id = `ask-${token}`
   const request = { jsonrpc: '2.0', id, method: 'sampling/createMessage', params: { token, ...out.number() } }
   const answer = await Promise.race([out.ask(request), sleep(ASK_MS, undefined, { ref: false })])
-  out.journal({ kind: 'asked', token, answered: answer !== undefined })
   return answer?.result?.token ?? answer?.error?.code ?? null
 }
 
@@ -77,8 +76,6 @@ async function ask(out, { token }) {
 export class Desk {
   #asked = new Map()
   #open = new Map()
-  /** Answers that nobody waits for: how many came for which id. */
-  surplus = 0
 
   ask(request, send) {
     const answer = new Promise((resolve) => this.#asked.set(request.id, resolve))
@@ -87,10 +84,8 @@ export class Desk {
   }
 
   answer(message) {
-    const resolve = this.#asked.get(message.id)
-    if (resolve === undefined) this.surplus++
+    this.#asked.get(message.id)?.(message)
     this.#asked.delete(message.id)
-    resolve?.(message)
   }
 
   /** A request of the client has come: gives its signal. */

@@ -54,6 +54,7 @@ export async function runStage(plan: StagePlan, account: Account, tampering: Tam
   account.add(stage.history, journal)
   const isPipe = plan.row.upstream === 'stdio' && plan.row.listener !== 'port'
   violations.push(...judge(stage.history, journal, { isCalm: plan.isCalm, cured: curedBy(plan.row), isPipe, bound }))
+  if (plan.isCalm && stage.unended > 0) violations.push(leftover(`${stage.unended} sessions at the server`))
   violations.push(...(await stage.survivors(journal)), ...(await leftOver(before, tampering.bound ?? 10_000)))
   stage.forget()
   return violations
@@ -61,12 +62,13 @@ export async function runStage(plan: StagePlan, account: Account, tampering: Tam
 
 class Stage {
   readonly history = emptyHistory()
+  /** Sessions of which the server was never told that they are over. */
+  unended = 0
   readonly #plan: StagePlan
   readonly #bound: number
   readonly #tampering: Tampering
   readonly #directory = mkdtempSync(join(tmpdir(), 'chaos-'))
   readonly #apps = new Set<Application>()
-  readonly #errors: string[] = []
   #server: FaultyHttp | undefined
   #near: ToxicProxy | undefined
   #far: ToxicProxy | undefined
@@ -126,6 +128,9 @@ class Stage {
 
   async close(): Promise<void> {
     await Promise.all([...this.#apps].map((app) => app.close()))
+    const unended = () => this.#server?.sessions ?? 0
+    if (this.#plan.isCalm) await until(() => unended() === 0, 2_000)
+    this.unended = unended()
     await Promise.all([this.#near?.close(), this.#far?.close(), this.#server?.close()])
   }
 
@@ -155,7 +160,7 @@ class Stage {
 
   #app(): Application {
     const app = createProxy({ drainTimeout: DRAIN })
-    app.on('error', (error) => this.#errors.push(error.message))
+    app.on('error', () => {})
     app.once('close', () => setImmediate(() => this.#apps.delete(app)))
     if (this.#plan.isHeld) app.use(held(this.#plan))
     if (this.#tampering.middleware) app.use(this.#tampering.middleware)
