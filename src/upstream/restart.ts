@@ -56,6 +56,7 @@ export class RestartingUpstream implements Wire {
   /** The server's own requests that have no answer. */
   readonly #asked = new Set<RequestId>()
   readonly #waiting = new Waiting()
+  #serial = 0
   #wire: Wire
   #since = performance.now()
   #outage: Outage | undefined
@@ -90,7 +91,7 @@ export class RestartingUpstream implements Wire {
   }
 
   send(frame: Frame, meta?: FrameMeta): Promise<void> | undefined {
-    const it: Outgoing = { frame, head: scan(frame), meta }
+    const it: Outgoing = { frame, head: scan(frame), meta, serial: ++this.#serial }
     return this.#outage ? this.#hold(it, this.#outage) : this.#pass(it)
   }
 
@@ -332,7 +333,7 @@ export class RestartingUpstream implements Wire {
         await this.#hand(it)
         waiting?.resolve()
       } catch (error) {
-        if (isOver(error) && !this.#isClosing) this.#waiting.putBack(it)
+        if (isOver(error) && !this.#isClosing) this.#waiting.put(it)
         else if (waiting) waiting.reject(error)
         else this.#fail(it, lossOf(error))
         if (isOver(error)) throw error

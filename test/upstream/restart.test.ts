@@ -265,6 +265,26 @@ describe('what an upstream that is no more has not taken', () => {
     expect(messages()).toEqual([])
   })
 
+  it('keeps its place before what came behind it', async () => {
+    const all = await settled()
+    const { wire, last } = all
+    const refusals: ((error: Error) => void)[] = []
+    last().sending = () => new Promise((_resolve, reject) => void refusals.push(reject))
+    const sent = [1, 2].map((nth) => refusalOf(wire.send(notification('told', { nth }))))
+    last().onclose?.(exited())
+    sent.push(refusalOf(wire.send(request(3, 'asked'))))
+    for (const refuse of refusals) refuse(exited('not_sent'))
+    await vi.advanceTimersByTimeAsync(250)
+    last().say(result(String(last().take()[0]!.id), hello))
+    expect(await Promise.all(sent)).toEqual(['sent', 'sent', 'sent'])
+    expect(last().take()).toEqual([
+      { method: 'notifications/initialized' },
+      { method: 'told', params: { nth: 1 } },
+      { method: 'told', params: { nth: 2 } },
+      { id: 3, method: 'asked' },
+    ])
+  })
+
   it('is not kept where the server is only out of reach for now', async () => {
     const { wire, last, upstreams } = await settled()
     last().sending = () => Promise.reject(proxyError('upstream_unreachable', { detail: 'ECONNREFUSED' }))
