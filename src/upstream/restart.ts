@@ -34,6 +34,8 @@ interface Outage {
   error: RpcError
   /** Messages wait no longer. */
   isLong: boolean
+  /** The upstream was lost, not only what was sent to it. */
+  isLost: boolean
   readonly timer: NodeJS.Timeout
 }
 
@@ -229,7 +231,7 @@ export class RestartingUpstream implements Wire {
     }
     const error = lossOf(reason)
     this.#wire.onclose = undefined
-    this.#begin(error).error = error
+    Object.assign(this.#begin(error), { error, isLost: true })
     this.#abandon(error)
     if (this.#trial) this.#trial.reject(error)
     else this.#healing = this.#heal(error)
@@ -253,9 +255,12 @@ export class RestartingUpstream implements Wire {
     const outage: Outage = {
       error,
       isLong: false,
+      isLost: false,
       timer: timer(() => {
         outage.isLong = true
         this.#giveUp(outage.error)
+        // It has taken nothing any more, and never told of its end.
+        if (!outage.isLost) this.#lost(outage.error)
       }, PATIENCE),
     }
     this.#outage = outage

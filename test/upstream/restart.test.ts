@@ -294,6 +294,20 @@ describe('what an upstream that is no more has not taken', () => {
     expect(upstreams).toHaveLength(1)
   })
 
+  it('does not wait for ever where that one never tells of its end', async () => {
+    const all = await settled()
+    const { wire, last, upstreams } = all
+    last().sending = () => Promise.reject(exited('not_sent'))
+    const held = refusalOf(wire.send(request(1, 'x')))
+    await vi.advanceTimersByTimeAsync(30_000)
+    expect([await held, upstreams.length]).toEqual([lost('not_sent'), 1])
+    await vi.advanceTimersByTimeAsync(250)
+    last().say(result(String(last().take()[0]!.id), hello))
+    await turn()
+    void wire.send(request(2, 'x'))
+    expect(last().take()).toEqual([{ method: 'notifications/initialized' }, { id: 2, method: 'x' }])
+  })
+
   it('is sent once more where it was refused unread, and only once', async () => {
     const all = await settled()
     const { wire, last, messages, frames } = all
