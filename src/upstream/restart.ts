@@ -233,7 +233,9 @@ export class RestartingUpstream implements Wire {
     this.#wire.onclose = undefined
     Object.assign(this.#begin(error), { error, isLost: true })
     this.#abandon(error)
-    if (this.#trial) this.#trial.reject(error)
+    const trial = this.#trial
+    this.#trial = undefined
+    if (trial) trial.reject(error)
     else this.#healing = this.#heal(error)
   }
 
@@ -305,7 +307,8 @@ export class RestartingUpstream implements Wire {
       clearTimeout(late)
       this.#since = performance.now()
       this.#restarted()
-      await Promise.race([this.#flush(trial), trial.promise])
+      // It may have been lost since: that counts before anything else.
+      await Promise.race([trial.promise, this.#flush(trial)])
     } catch (error) {
       // One that is given up has nothing more to say.
       wire.onframe = undefined
@@ -332,7 +335,9 @@ export class RestartingUpstream implements Wire {
   }
 
   async #flush(trial: Deferred<never>): Promise<void> {
-    for (let it = this.#waiting.take(); it; it = this.#trial === trial ? this.#waiting.take() : undefined) {
+    while (this.#trial === trial) {
+      const it = this.#waiting.take()
+      if (!it) return this.#recovered()
       const { waiting } = it
       try {
         await this.#hand(it)
@@ -344,8 +349,10 @@ export class RestartingUpstream implements Wire {
         if (isOver(error)) throw error
       }
     }
-    if (this.#trial !== trial) return
-    // At once: what comes from now on must not be held, and the end of this one is no longer that of a trial.
+  }
+
+  /** At once: what comes from now on must not be held, and the end of this one is no longer that of a trial. */
+  #recovered(): void {
     clearTimeout(this.#outage?.timer)
     this.#outage = undefined
     this.#trial = undefined

@@ -405,6 +405,27 @@ describe('the next upstream', () => {
     ).toEqual([undefined, 2, 3])
   })
 
+  it('may be lost at the very moment in which it is ready', async () => {
+    for (let turns = 0; turns < 20; turns++) {
+      const { wire, last } = await settled()
+      last().onclose?.(exited())
+      await vi.advanceTimersByTimeAsync(250)
+      const second = last()
+      second.say(result(String(second.take()[0]!.id), hello))
+      for (let turn = 0; turn < turns; turn++) await undefined
+      second.sending = () => Promise.reject(exited('not_sent'))
+      second.onclose?.(exited())
+      const held = refusalOf(wire.send(request(1, 'x')))
+      await vi.advanceTimersByTimeAsync(500)
+      last().say(result(String(last().take()[0]!.id), hello))
+      expect([turns, await held, last().take()]).toEqual([
+        turns,
+        'sent',
+        [expect.objectContaining({ method: 'notifications/initialized' }), { id: 1, method: 'x' }],
+      ])
+    }
+  })
+
   it('is waited for ever longer where each one ends at once, and shortly again where one lasted', async () => {
     const all = await settled()
     for (const wait of [250, 500, 1_000]) {
