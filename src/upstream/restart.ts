@@ -159,10 +159,10 @@ export class RestartingUpstream implements Wire {
       return undefined
     }
     return sent.then(taken, (error: unknown) => {
-      const isLost = kind === 'request' && this.#pending.get(id!) !== it
-      if (kind === 'request' && !isLost) this.#pending.delete(id!)
-      // What has its error already must not be sent again.
-      throw isLost && error instanceof RpcError ? inPhase(error, 'sent') : error
+      it.isOver = kind === 'request' && this.#pending.get(id!) !== it
+      if (kind === 'request' && !it.isOver) this.#pending.delete(id!)
+      // What has its outcome already must not be sent again.
+      throw it.isOver && error instanceof RpcError ? inPhase(error, 'sent') : error
     })
   }
 
@@ -345,7 +345,7 @@ export class RestartingUpstream implements Wire {
       } catch (error) {
         if (isOver(error) && !this.#isClosing) this.#waiting.put(it)
         else if (waiting) waiting.reject(error)
-        else this.#fail(it, lossOf(error))
+        else if (!it.isOver) this.#fail(it, lossOf(error))
         if (isOver(error)) throw error
       }
     }

@@ -11,6 +11,8 @@ export interface Outgoing extends Scanned {
   readonly serial: number
   /** It was sent once, and refused unread. */
   isRefused?: boolean
+  /** It had its outcome before it was sent. */
+  isOver?: boolean
   /** Who waits until it is sent; undefined where it was, and was refused unread. */
   waiting?: Deferred
 }

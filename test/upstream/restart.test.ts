@@ -337,6 +337,29 @@ describe('what an upstream that is no more has not taken', () => {
     expect(messages()).toEqual([{ jsonrpc: '2.0', id: 1, error: lost('not_sent', -31004, 'Upstream session lost') }])
   })
 
+  it('has one error where the next one is lost while it is sent once more', async () => {
+    const { wire, last, messages, frames } = await settled()
+    void wire.send(request(1, 'tools/call', { name: 'a' }))
+    last().say({ id: 1, error: {} }, { relatedRequestId: 1, isUnread: true })
+    last().onclose?.(proxyError('upstream_session_lost', { phase: 'sent' }))
+    await vi.advanceTimersByTimeAsync(250)
+    const second = last()
+    let refuse = (_error: Error) => {}
+    second.sending = (text) =>
+      text.includes('tools/call')
+        ? new Promise((_resolve, reject) => {
+            refuse = reject
+          })
+        : undefined
+    second.say(result(String(second.take()[0]!.id), hello))
+    await turn()
+    frames.splice(0)
+    second.onclose?.(exited())
+    refuse(exited('sent'))
+    await turn()
+    expect(messages()).toEqual([{ jsonrpc: '2.0', id: 1, error: lost('sent') }])
+  })
+
   it('has its error after 30 seconds, too, where it was refused', async () => {
     const { wire, last, messages } = await settled({
       plan: (upstream, nth) => {
