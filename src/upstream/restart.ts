@@ -168,9 +168,11 @@ export class RestartingUpstream implements Wire {
 
   #hold(it: Outgoing, outage: Outage): Promise<void> | undefined {
     const { id, kind, method } = it.head
-    // One that is being made ready may ask already; whoever asked before is gone.
-    if (kind === 'response') return this.#asked.has(id!) ? this.#pass(it) : undefined
-    if (method === 'notifications/cancelled') this.#waiting.withdraw(cancelledBy(it))
+    const target = method === 'notifications/cancelled' ? cancelledBy(it) : undefined
+    // One that is being made ready may ask already, and have been sent something; whoever was before is gone.
+    if (kind === 'response' ? this.#asked.has(id!) : this.#pending.has(target!)) return this.#pass(it)
+    if (kind === 'response') return undefined
+    this.#waiting.withdraw(target)
     if (OF_THE_LOST.has(method)) return undefined
     if (outage.isLong) return Promise.reject(inPhase(outage.error, 'not_sent'))
     return this.#waiting.add(it)

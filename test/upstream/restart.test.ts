@@ -228,6 +228,22 @@ describe('what comes while there is no upstream', () => {
     expect(last().take()).toEqual([{ method: 'notifications/initialized' }, { id: 4, method: 'x' }])
   })
 
+  it('may take back what was just sent to one that is being made ready', async () => {
+    const { wire, last } = await settled()
+    last().onclose?.(exited())
+    for (const it of [request(1, 'x'), request(2, 'y')]) void wire.send(it)?.catch(() => {})
+    await vi.advanceTimersByTimeAsync(250)
+    const upstream = last()
+    upstream.sending = (text) => (text.includes('"y"') ? new Promise(() => {}) : undefined)
+    upstream.say(result(String(upstream.take()[0]!.id), hello))
+    await turn()
+    upstream.take()
+    for (const requestId of [1, 2]) void wire.send(notification('notifications/cancelled', { requestId }))
+    expect(upstream.take()).toEqual(
+      [1, 2].map((requestId) => ({ method: 'notifications/cancelled', params: { requestId } })),
+    )
+  })
+
   it('may be an answer to one that is being made ready', async () => {
     const all = await settled()
     const { wire, last, messages } = all
