@@ -454,6 +454,7 @@ describe('the next upstream', () => {
       for (let turn = 0; turn < turns; turn++) await undefined
       second.sending = () => Promise.reject(exited('not_sent'))
       second.onclose?.(exited())
+      await turn()
       const held = refusalOf(wire.send(request(1, 'x')))
       await vi.advanceTimersByTimeAsync(500)
       last().say(result(String(last().take()[0]!.id), hello))
