@@ -34,6 +34,8 @@ interface Outage {
   error: RpcError
   /** Messages wait no longer. */
   isLong: boolean
+  /** The upstream was lost, not only what was sent to it. */
+  isLost: boolean
   readonly timer: NodeJS.Timeout
 }
 
@@ -56,6 +58,7 @@ export class RestartingUpstream implements Wire {
   /** The server's own requests that have no answer. */
   readonly #asked = new Set<RequestId>()
   readonly #waiting = new Waiting()
+  #serial = 0
   #wire: Wire
   #since = performance.now()
   #outage: Outage | undefined
@@ -90,7 +93,7 @@ export class RestartingUpstream implements Wire {
   }
 
   send(frame: Frame, meta?: FrameMeta): Promise<void> | undefined {
-    const it: Outgoing = { frame, head: scan(frame), meta }
+    const it: Outgoing = { frame, head: scan(frame), meta, serial: ++this.#serial }
     return this.#outage ? this.#hold(it, this.#outage) : this.#pass(it)
   }
 
@@ -156,18 +159,20 @@ export class RestartingUpstream implements Wire {
       return undefined
     }
     return sent.then(taken, (error: unknown) => {
-      const isLost = kind === 'request' && this.#pending.get(id!) !== it
-      if (kind === 'request' && !isLost) this.#pending.delete(id!)
-      // What has its error already must not be sent again.
-      throw isLost && error instanceof RpcError ? inPhase(error, 'sent') : error
+      it.isOver = kind === 'request' && this.#pending.get(id!) !== it
+      if (kind === 'request' && !it.isOver) this.#pending.delete(id!)
+      // What has its outcome already must not be sent again.
+      throw it.isOver && error instanceof RpcError ? inPhase(error, 'sent') : error
     })
   }
 
   #hold(it: Outgoing, outage: Outage): Promise<void> | undefined {
     const { id, kind, method } = it.head
-    // One that is being made ready may ask already; whoever asked before is gone.
-    if (kind === 'response') return this.#asked.has(id!) ? this.#pass(it) : undefined
-    if (method === 'notifications/cancelled') this.#waiting.withdraw(cancelledBy(it))
+    const target = method === 'notifications/cancelled' ? cancelledBy(it) : undefined
+    // One that is being made ready may ask already, and have been sent something; whoever was before is gone.
+    if (kind === 'response' ? this.#asked.has(id!) : this.#pending.has(target!)) return this.#pass(it)
+    if (kind === 'response') return undefined
+    this.#waiting.withdraw(target)
     if (OF_THE_LOST.has(method)) return undefined
     if (outage.isLong) return Promise.reject(inPhase(outage.error, 'not_sent'))
     return this.#waiting.add(it)
@@ -228,9 +233,11 @@ export class RestartingUpstream implements Wire {
     }
     const error = lossOf(reason)
     this.#wire.onclose = undefined
-    this.#begin(error).error = error
+    Object.assign(this.#begin(error), { error, isLost: true })
     this.#abandon(error)
-    if (this.#trial) this.#trial.reject(error)
+    const trial = this.#trial
+    this.#trial = undefined
+    if (trial) trial.reject(error)
     else this.#healing = this.#heal(error)
   }
 
@@ -252,9 +259,12 @@ export class RestartingUpstream implements Wire {
     const outage: Outage = {
       error,
       isLong: false,
+      isLost: false,
       timer: timer(() => {
         outage.isLong = true
         this.#giveUp(outage.error)
+        // It has taken nothing any more, and never told of its end.
+        if (!outage.isLost) this.#lost(outage.error)
       }, PATIENCE),
     }
     this.#outage = outage
@@ -299,7 +309,8 @@ export class RestartingUpstream implements Wire {
       clearTimeout(late)
       this.#since = performance.now()
       this.#restarted()
-      await Promise.race([this.#flush(trial), trial.promise])
+      // It may have been lost since: that counts before anything else.
+      await Promise.race([trial.promise, this.#flush(trial)])
     } catch (error) {
       // One that is given up has nothing more to say.
       wire.onframe = undefined
@@ -326,20 +337,24 @@ export class RestartingUpstream implements Wire {
   }
 
   async #flush(trial: Deferred<never>): Promise<void> {
-    for (let it = this.#waiting.take(); it; it = this.#trial === trial ? this.#waiting.take() : undefined) {
+    while (this.#trial === trial) {
+      const it = this.#waiting.take()
+      if (!it) return this.#recovered()
       const { waiting } = it
       try {
         await this.#hand(it)
         waiting?.resolve()
       } catch (error) {
-        if (isOver(error) && !this.#isClosing) this.#waiting.putBack(it)
+        if (isOver(error) && !this.#isClosing) this.#waiting.put(it)
         else if (waiting) waiting.reject(error)
-        else this.#fail(it, lossOf(error))
+        else if (!it.isOver) this.#fail(it, lossOf(error))
         if (isOver(error)) throw error
       }
     }
-    if (this.#trial !== trial) return
-    // At once: what comes from now on must not be held, and the end of this one is no longer that of a trial.
+  }
+
+  /** At once: what comes from now on must not be held, and the end of this one is no longer that of a trial. */
+  #recovered(): void {
     clearTimeout(this.#outage?.timer)
     this.#outage = undefined
     this.#trial = undefined

@@ -105,14 +105,13 @@ export class SseUpstream implements Wire {
       const { status, headers } = await pending
       meta.status = status
       meta.headers = headers
-      await this.#accepted(pending)
+      await this.#accepted(pending, () => {
+        meta.isUnread = true
+      })
     } catch (error) {
       if (this.#controller.signal.aborted) return
       const told = error instanceof RpcError ? error : proxyError('upstream_bad_response', { phase: 'sent' })
-      const isForgotten = told.code === reasons.upstream_session_lost.code
-      if (isForgotten) meta.isUnread = true
       this.onframe?.(errorFrame(head.idText, told.toJSON()), meta)
-      if (isForgotten) this.#forgotten()
     }
   }
 
@@ -120,10 +119,13 @@ export class SseUpstream implements Wire {
     if (!this.#lost) this.onerror?.(error)
   }
 
-  async #accepted(pending: Promise<HttpResponse>): Promise<void> {
+  async #accepted(pending: Promise<HttpResponse>, onUnread = () => {}): Promise<void> {
     const response = await pending
     const body = () => collect(response.body, this.#gate, this.#endpoint.maxMessageBytes)
-    return accepted(response, body, () => {})
+    return accepted(response, body, () => {
+      onUnread()
+      this.#forgotten()
+    })
   }
 
   /** Only the origin that we were told to talk to may be named, or our credentials would go elsewhere. */

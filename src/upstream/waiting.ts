@@ -7,40 +7,45 @@ import type { Scanned } from './recording.js'
 /** A message on its way to the upstream. */
 export interface Outgoing extends Scanned {
   readonly meta: FrameMeta | undefined
+  /** Which one it is of all. */
+  readonly serial: number
+  /** It was sent once, and refused unread. */
+  isRefused?: boolean
+  /** It had its outcome before it was sent. */
+  isOver?: boolean
   /** Who waits until it is sent; undefined where it was, and was refused unread. */
   waiting?: Deferred
 }
 
-/** Messages that wait for the next upstream, in the order in which they are to be sent. */
+/** Messages that wait for the next upstream, in the order in which they came. */
 export class Waiting {
   #messages: Outgoing[] = []
-  /** What was refused before comes first. */
-  readonly #refused = new WeakSet<Outgoing>()
 
   /** Resolves when it is sent, or nobody wants the answer any more. */
   add(it: Outgoing): Promise<void> {
     it.waiting = deferred()
-    this.#messages.push(it)
+    this.put(it)
     return it.waiting.promise
   }
 
   /** Takes what was sent and refused unread. False where it was so before: nothing is sent a third time. */
   addRefused(it: Outgoing): boolean {
-    if (this.#refused.has(it)) return false
-    this.#refused.add(it)
+    if (it.isRefused) return false
+    it.isRefused = true
     it.waiting = undefined
-    const first = this.#messages.findIndex((other) => !this.#refused.has(other))
-    this.#messages.splice(first < 0 ? this.#messages.length : first, 0, it)
+    this.put(it)
     return true
+  }
+
+  /** What came before it goes before it, whenever its upstream told that it has not taken it. */
+  put(it: Outgoing): void {
+    const before = this.#messages.findLastIndex(({ serial }) => serial < it.serial)
+    this.#messages.splice(before + 1, 0, it)
   }
 
   /** The next one; undefined where nothing waits. */
   take(): Outgoing | undefined {
     return this.#messages.shift()
-  }
-
-  putBack(it: Outgoing): void {
-    this.#messages.unshift(it)
   }
 
   /** Nobody wants the answer to a request any more. */

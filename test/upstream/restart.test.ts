@@ -228,6 +228,22 @@ describe('what comes while there is no upstream', () => {
     expect(last().take()).toEqual([{ method: 'notifications/initialized' }, { id: 4, method: 'x' }])
   })
 
+  it('may take back what was just sent to one that is being made ready', async () => {
+    const { wire, last } = await settled()
+    last().onclose?.(exited())
+    for (const it of [request(1, 'x'), request(2, 'y')]) void wire.send(it)?.catch(() => {})
+    await vi.advanceTimersByTimeAsync(250)
+    const upstream = last()
+    upstream.sending = (text) => (text.includes('"y"') ? new Promise(() => {}) : undefined)
+    upstream.say(result(String(upstream.take()[0]!.id), hello))
+    await turn()
+    upstream.take()
+    for (const requestId of [1, 2]) void wire.send(notification('notifications/cancelled', { requestId }))
+    expect(upstream.take()).toEqual(
+      [1, 2].map((requestId) => ({ method: 'notifications/cancelled', params: { requestId } })),
+    )
+  })
+
   it('may be an answer to one that is being made ready', async () => {
     const all = await settled()
     const { wire, last, messages } = all
@@ -265,6 +281,26 @@ describe('what an upstream that is no more has not taken', () => {
     expect(messages()).toEqual([])
   })
 
+  it('keeps its place before what came behind it', async () => {
+    const all = await settled()
+    const { wire, last } = all
+    const refusals: ((error: Error) => void)[] = []
+    last().sending = () => new Promise((_resolve, reject) => void refusals.push(reject))
+    const sent = [1, 2].map((nth) => refusalOf(wire.send(notification('told', { nth }))))
+    last().onclose?.(exited())
+    sent.push(refusalOf(wire.send(request(3, 'asked'))))
+    for (const refuse of refusals) refuse(exited('not_sent'))
+    await vi.advanceTimersByTimeAsync(250)
+    last().say(result(String(last().take()[0]!.id), hello))
+    expect(await Promise.all(sent)).toEqual(['sent', 'sent', 'sent'])
+    expect(last().take()).toEqual([
+      { method: 'notifications/initialized' },
+      { method: 'told', params: { nth: 1 } },
+      { method: 'told', params: { nth: 2 } },
+      { id: 3, method: 'asked' },
+    ])
+  })
+
   it('is not kept where the server is only out of reach for now', async () => {
     const { wire, last, upstreams } = await settled()
     last().sending = () => Promise.reject(proxyError('upstream_unreachable', { detail: 'ECONNREFUSED' }))
@@ -272,6 +308,20 @@ describe('what an upstream that is no more has not taken', () => {
       proxys(-31009, 'Upstream unreachable: ECONNREFUSED', 'upstream_unreachable', 'not_sent', true),
     )
     expect(upstreams).toHaveLength(1)
+  })
+
+  it('does not wait for ever where that one never tells of its end', async () => {
+    const all = await settled()
+    const { wire, last, upstreams } = all
+    last().sending = () => Promise.reject(exited('not_sent'))
+    const held = refusalOf(wire.send(request(1, 'x')))
+    await vi.advanceTimersByTimeAsync(30_000)
+    expect([await held, upstreams.length]).toEqual([lost('not_sent'), 1])
+    await vi.advanceTimersByTimeAsync(250)
+    last().say(result(String(last().take()[0]!.id), hello))
+    await turn()
+    void wire.send(request(2, 'x'))
+    expect(last().take()).toEqual([{ method: 'notifications/initialized' }, { id: 2, method: 'x' }])
   })
 
   it('is sent once more where it was refused unread, and only once', async () => {
@@ -301,6 +351,29 @@ describe('what an upstream that is no more has not taken', () => {
     ).toEqual([undefined, 1, 2, 4])
     refuse(1)
     expect(messages()).toEqual([{ jsonrpc: '2.0', id: 1, error: lost('not_sent', -31004, 'Upstream session lost') }])
+  })
+
+  it('has one error where the next one is lost while it is sent once more', async () => {
+    const { wire, last, messages, frames } = await settled()
+    void wire.send(request(1, 'tools/call', { name: 'a' }))
+    last().say({ id: 1, error: {} }, { relatedRequestId: 1, isUnread: true })
+    last().onclose?.(proxyError('upstream_session_lost', { phase: 'sent' }))
+    await vi.advanceTimersByTimeAsync(250)
+    const second = last()
+    let refuse = (_error: Error) => {}
+    second.sending = (text) =>
+      text.includes('tools/call')
+        ? new Promise((_resolve, reject) => {
+            refuse = reject
+          })
+        : undefined
+    second.say(result(String(second.take()[0]!.id), hello))
+    await turn()
+    frames.splice(0)
+    second.onclose?.(exited())
+    refuse(exited('sent'))
+    await turn()
+    expect(messages()).toEqual([{ jsonrpc: '2.0', id: 1, error: lost('sent') }])
   })
 
   it('has its error after 30 seconds, too, where it was refused', async () => {
@@ -369,6 +442,28 @@ describe('the next upstream', () => {
         .take()
         .map(({ id }) => id),
     ).toEqual([undefined, 2, 3])
+  })
+
+  it('may be lost at the very moment in which it is ready', async () => {
+    for (let turns = 0; turns < 20; turns++) {
+      const { wire, last } = await settled()
+      last().onclose?.(exited())
+      await vi.advanceTimersByTimeAsync(250)
+      const second = last()
+      second.say(result(String(second.take()[0]!.id), hello))
+      for (let turn = 0; turn < turns; turn++) await undefined
+      second.sending = () => Promise.reject(exited('not_sent'))
+      second.onclose?.(exited())
+      await turn()
+      const held = refusalOf(wire.send(request(1, 'x')))
+      await vi.advanceTimersByTimeAsync(500)
+      last().say(result(String(last().take()[0]!.id), hello))
+      expect([turns, await held, last().take()]).toEqual([
+        turns,
+        'sent',
+        [expect.objectContaining({ method: 'notifications/initialized' }), { id: 1, method: 'x' }],
+      ])
+    }
   })
 
   it('is waited for ever longer where each one ends at once, and shortly again where one lasted', async () => {

@@ -294,6 +294,13 @@ describe('a request', () => {
     expect(closes).toEqual([])
   })
 
+  it('that meets a 404 has lost its session, if it has no answer either', async () => {
+    const { wire, closes } = await pair((_seen, response) => response.writeHead(404).end())
+    const unread = proxyError('upstream_session_lost').toJSON()
+    expect(await refusalOf(wire.send(notification('notifications/initialized')))).toEqual(unread)
+    await vi.waitFor(() => expect(closes).toEqual([proxyError('upstream_session_lost', { phase: 'sent' })]))
+  })
+
   it('that meets a 404 has lost its session', async () => {
     const { wire, until, closes } = await pair((_seen, response) => response.writeHead(404).end())
     await wire.send(request(1, 'ping'))
