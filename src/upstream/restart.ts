@@ -94,7 +94,12 @@ export class RestartingUpstream implements Wire {
 
   send(frame: Frame, meta?: FrameMeta): Promise<void> | undefined {
     const it: Outgoing = { frame, head: scan(frame), meta, serial: ++this.#serial }
-    return this.#outage ? this.#hold(it, this.#outage) : this.#pass(it)
+    const sent = this.#outage ? this.#hold(it, this.#outage) : this.#pass(it)
+    return sent?.catch((error: unknown) => {
+      // The client has said it once, and will not say it to the next one.
+      this.#recording.told(it)
+      throw error
+    })
   }
 
   pause(): void {

@@ -128,6 +128,19 @@ describe('an upstream that ends', () => {
     expect(messages().slice(-1)).toEqual([{ jsonrpc: '2.0', id: 7, error: lost('sent') }])
   })
 
+  it('need not have taken notifications/initialized for the next one to be told', async () => {
+    const { wire, last } = await restarting()
+    void wire.send(request(0, 'initialize', hello))
+    last().say(result(0, hello))
+    last().sending = () => Promise.reject(exited('sent'))
+    expect(await refusalOf(wire.send(notification('notifications/initialized')))).toEqual(lost('sent'))
+    last().onclose?.(exited())
+    await vi.advanceTimersByTimeAsync(250)
+    last().say(result(String(last().take()[0]!.id), hello))
+    await turn()
+    expect(last().take()).toEqual([{ method: 'notifications/initialized' }])
+  })
+
   it('has nothing more to say once it is replaced', async () => {
     const all = await settled()
     await replaced(all)
