@@ -292,15 +292,17 @@ export class Client {
     const token = tokenOf(result) ?? (error?.data as { token?: string } | undefined)?.token
     if (token !== undefined) return entries.find((it) => it.token === token) ?? entries.at(-1)
     const open = entries.filter((it) => it.outcomes.length === 0)
-    if (error?.code === -32600) return open.find(({ isTwin }) => isTwin) ?? open.at(-1) ?? entries.at(-1)
     const reuse = entries.find(({ isReuse }) => isReuse)
-    return open.find(({ isTwin, cancelledAt }) => !isTwin && !cancelledAt) ?? reuse ?? open.at(-1) ?? entries.at(-1)
+    if (error?.code === -32600) return open.find(({ isTwin }) => isTwin) ?? reuse ?? entries.at(-1)
+    const waits = open.find(({ isTwin, cancelledAt }) => !isTwin && !cancelledAt)
+    return waits ?? (reuse && !isRefused(reuse) ? reuse : open.at(-1)) ?? entries.at(-1)
   }
 
   /** There is more to come: then the error that came first was for the one that had the id before. */
   #giveBack(life: Life, { id, outcomes }: Entry): void {
     const before = this.#entries(life).find((it) => it.id === id && it.cancelledAt && it.outcomes.length === 0)
-    if (before && outcomes[0] && 'error' in outcomes[0]) before.outcomes.push(...outcomes.splice(0))
+    const isOfOld = outcomes[0] && 'error' in outcomes[0] && !isRefused({ outcomes })
+    if (before && isOfOld) before.outcomes.push(...outcomes.splice(0))
   }
 
   #outcome(entry: Entry, outcome: Outcome): void {
@@ -347,6 +349,11 @@ export class Client {
 
 export function isSettled({ outcomes, cancelledAt, lostAt, endedAt }: Entry): boolean {
   return outcomes.length > 0 || cancelledAt !== undefined || lostAt !== undefined || endedAt !== undefined
+}
+
+/** Its id was in use. */
+function isRefused({ outcomes: [outcome] }: Pick<Entry, 'outcomes'>): boolean {
+  return outcome !== undefined && 'error' in outcome && outcome.error.code === -32600
 }
 
 function kindOf({ id, method }: Message): Heard['kind'] {

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
@@ -55,13 +56,18 @@ export async function runStage(plan: StagePlan, account: Account, tampering: Tam
   const isPipe = plan.row.upstream === 'stdio' && plan.row.listener !== 'port'
   violations.push(...judge(stage.history, journal, { isCalm: plan.isCalm, cured: curedBy(plan.row), isPipe, bound }))
   if (plan.isCalm && stage.unended > 0) violations.push(leftover(`${stage.unended} sessions at the server`))
-  violations.push(...(await stage.survivors(journal)), ...(await leftOver(before, tampering.bound ?? 10_000)))
+  violations.push(
+    ...(await stage.survivors(journal)),
+    ...(await leftOver(before, tampering.bound ?? 10_000, stage.ports)),
+  )
   stage.forget()
   return violations
 }
 
 class Stage {
   readonly history = emptyHistory()
+  /** Who listens where. */
+  readonly ports = new Map<number, string>()
   /** Sessions of which the server was never told that they are over. */
   unended = 0
   readonly #plan: StagePlan
@@ -84,12 +90,16 @@ class Stage {
     const { row, seed, index } = this.#plan
     if (row.upstream !== 'stdio') {
       this.#server = new FaultyHttp()
-      this.#far = await new ToxicProxy(await this.#server.listen(), seedOf(seed, index, 'far')).listen()
+      const target = await this.#server.listen()
+      this.#far = await new ToxicProxy(target, seedOf(seed, index, 'far')).listen()
+      this.ports.set(target, 'the server').set(this.#far.port, 'what is before the server')
     }
     if (row.listener !== 'port') return
     const options = { port: 0, idleTimeout: IDLE, streamTimeout: 500, keepAlive: 200 }
     const { address } = await this.#app().listen(this.#upstream(row), options)
-    this.#near = await new ToxicProxy(Number(new URL(address).port), seedOf(seed, index, 'near')).listen()
+    const target = Number(new URL(address).port)
+    this.#near = await new ToxicProxy(target, seedOf(seed, index, 'near')).listen()
+    this.ports.set(target, 'the listener').set(this.#near.port, 'what is before the listener')
     this.#port = new URL(`http://127.0.0.1:${this.#near.port}/mcp`)
   }
 
@@ -256,7 +266,7 @@ function resources(): Resources {
 }
 
 /** What holds the process, or a descriptor, that did not before. */
-async function leftOver(before: Resources, patience: number): Promise<Violation[]> {
+async function leftOver(before: Resources, patience: number, ports: Map<number, string>): Promise<Violation[]> {
   const surplus = () => {
     const now = resources()
     const more = [...now.active].filter(([name, count]) => count > (before.active.get(name) ?? 0) && name !== 'Timeout')
@@ -268,7 +278,21 @@ async function leftOver(before: Resources, patience: number): Promise<Violation[
   const isClean = () => surplus().files <= 0 && surplus().more.length === 0
   await until(isClean, patience)
   const { files, more } = surplus()
-  return isClean() ? [] : [leftover(`descriptors: ${files}, resources: ${JSON.stringify(more)}`)]
+  return isClean()
+    ? []
+    : [leftover(`descriptors: ${files}, resources: ${JSON.stringify(more)}, sockets: ${sockets(ports).join(', ')}`)]
+}
+
+/** Whose the sockets are that there are, for whoever looks for a leak. */
+function sockets(ports: Map<number, string>): string[] {
+  const { _getActiveHandles: handles } = process as unknown as { _getActiveHandles(): unknown[] }
+  return handles.call(process).flatMap((it) => {
+    if (!(it instanceof Socket) || it.remotePort === undefined) return []
+    const { localPort = 0, remotePort, readable, writable, writableLength } = it
+    const [side, name] = ports.has(remotePort) ? ['to', ports.get(remotePort)] : ['of', ports.get(localPort)]
+    const state = JSON.stringify({ readable, writable, writableLength, isPaused: it.isPaused() })
+    return [`${side} ${name ?? `${localPort} to ${remotePort}`} ${state}`]
+  })
 }
 
 function leftover(detail: string): Violation {

@@ -76,8 +76,9 @@ export class ToxicProxy {
 
   async close(): Promise<void> {
     this.#change()
+    const unlistened = this.#unlisten()
     this.#cut()
-    await this.#unlisten()
+    await unlistened
   }
 
   #renew(): void {
@@ -87,7 +88,11 @@ export class ToxicProxy {
   }
 
   #cut(): void {
-    for (const socket of this.#sockets) socket.resetAndDestroy()
+    for (const socket of this.#sockets) {
+      socket.resetAndDestroy()
+      // Node would first have written what nobody may ever read.
+      socket.destroy()
+    }
   }
 
   #unlisten(): Promise<void> {
@@ -97,6 +102,10 @@ export class ToxicProxy {
   }
 
   #join(near: Socket): void {
+    if (!this.#server) {
+      near.destroy()
+      return
+    }
     const far = createConnection({ port: this.#target, host: '127.0.0.1', allowHalfOpen: true })
     for (const [socket, other] of [
       [near, far],
