@@ -588,4 +588,16 @@ describe('an upstream that cannot be started', () => {
     good.last().say(result(1))
     await restarting({ opening })
   })
+
+  it('is waited for no longer where many have failed together', async () => {
+    const opening = new Backoff()
+    const fault = proxyError('upstream_unreachable', { detail: 'the command was not found' })
+    const attempts = Array.from({ length: 20 }, () => {
+      const upstream = new HandWire()
+      upstream.starting = () => turn().then(() => Promise.reject(fault))
+      return new RestartingUpstream({ make: () => upstream, opening }).start()
+    })
+    for (const attempt of attempts) await expect(attempt).rejects.toBe(fault)
+    expect(opening.wait).toBeLessThanOrEqual(250)
+  })
 })
