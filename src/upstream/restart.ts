@@ -199,9 +199,9 @@ export class RestartingUpstream implements Wire {
     if (meta?.isUnread && this.#takeBack(meta.relatedRequestId)) return
     for (const one of messagesOf(frame)) {
       const head = headOf(one)
-      if (head && this.#notice({ frame: one, head })) return
+      const isOurs = head !== undefined && this.#notice({ frame: one, head })
+      if (!isOurs) this.onframe?.(one, meta)
     }
-    this.onframe?.(frame, meta)
   }
 
   /** Tells whether it is the answer to a request of our own. */

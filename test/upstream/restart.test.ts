@@ -479,6 +479,17 @@ describe('the next upstream', () => {
     }
   })
 
+  it('may answer us and say more in one batch', async () => {
+    const { last, messages } = await settled()
+    last().onclose?.(exited())
+    await vi.advanceTimersByTimeAsync(250)
+    const answer = result(String(last().take()[0]!.id), hello)
+    last().say(JSON.stringify([{ jsonrpc: '2.0', method: 'a' }, answer, { jsonrpc: '2.0', method: 'b' }]))
+    await turn()
+    expect(last().take()).toEqual([{ method: 'notifications/initialized' }])
+    expect(messages()).toEqual(['a', 'b'].map((method) => ({ jsonrpc: '2.0', method })))
+  })
+
   it('is waited for ever longer where each one ends at once, and shortly again where one lasted', async () => {
     const all = await settled()
     for (const wait of [250, 500, 1_000]) {
