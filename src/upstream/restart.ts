@@ -87,7 +87,7 @@ export class RestartingUpstream implements Wire {
     try {
       await this.#wire.start()
     } catch (error) {
-      if (!this.#isClosing) opening?.failed(error as Error)
+      if (!this.#isClosing) this.#failedToOpen(error as Error)
       throw error
     }
   }
@@ -199,9 +199,9 @@ export class RestartingUpstream implements Wire {
     if (meta?.isUnread && this.#takeBack(meta.relatedRequestId)) return
     for (const one of messagesOf(frame)) {
       const head = headOf(one)
-      if (head && this.#notice({ frame: one, head })) return
+      const isOurs = head !== undefined && this.#notice({ frame: one, head })
+      if (!isOurs) this.onframe?.(one, meta)
     }
-    this.onframe?.(frame, meta)
   }
 
   /** Tells whether it is the answer to a request of our own. */
@@ -232,7 +232,7 @@ export class RestartingUpstream implements Wire {
 
   #lost(reason?: Error): void {
     if (this.#isClosing || !this.#proven) {
-      if (!this.#isClosing && reason) this.#options.opening?.failed(reason)
+      if (!this.#isClosing && reason) this.#failedToOpen(reason)
       this.#tell(reason)
       return
     }
@@ -244,6 +244,12 @@ export class RestartingUpstream implements Wire {
     this.#trial = undefined
     if (trial) trial.reject(error)
     else this.#healing = this.#heal(error)
+  }
+
+  /** What was begun together fails together: that is one failure. */
+  #failedToOpen(error: Error): void {
+    const { opening } = this.#options
+    if (opening?.wait === 0) opening.failed(error)
   }
 
   /** Nobody answers any more what was asked, on either side. */

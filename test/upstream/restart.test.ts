@@ -479,6 +479,17 @@ describe('the next upstream', () => {
     }
   })
 
+  it('may answer us and say more in one batch', async () => {
+    const { last, messages } = await settled()
+    last().onclose?.(exited())
+    await vi.advanceTimersByTimeAsync(250)
+    const answer = result(String(last().take()[0]!.id), hello)
+    last().say(JSON.stringify([{ jsonrpc: '2.0', method: 'a' }, answer, { jsonrpc: '2.0', method: 'b' }]))
+    await turn()
+    expect(last().take()).toEqual([{ method: 'notifications/initialized' }])
+    expect(messages()).toEqual(['a', 'b'].map((method) => ({ jsonrpc: '2.0', method })))
+  })
+
   it('is waited for ever longer where each one ends at once, and shortly again where one lasted', async () => {
     const all = await settled()
     for (const wait of [250, 500, 1_000]) {
@@ -587,5 +598,17 @@ describe('an upstream that cannot be started', () => {
     void good.wire.send(request(1, 'x'))
     good.last().say(result(1))
     await restarting({ opening })
+  })
+
+  it('is waited for no longer where many have failed together', async () => {
+    const opening = new Backoff()
+    const fault = proxyError('upstream_unreachable', { detail: 'the command was not found' })
+    const attempts = Array.from({ length: 20 }, () => {
+      const upstream = new HandWire()
+      upstream.starting = () => turn().then(() => Promise.reject(fault))
+      return new RestartingUpstream({ make: () => upstream, opening }).start()
+    })
+    for (const attempt of attempts) await expect(attempt).rejects.toBe(fault)
+    expect(opening.wait).toBeLessThanOrEqual(250)
   })
 })
