@@ -21,6 +21,8 @@ interface Said {
   cancelled: boolean
   /** Whoever answers it wants to see that it was cancelled. */
   cancelledAt: Upstream | undefined
+  /** How many had taken it when it was cancelled, where none was to be told. */
+  takesBefore: number | undefined
 }
 
 /** A message in the hands of an upstream. */
@@ -257,6 +259,7 @@ class Table {
       outcomes: [],
       cancelled: false,
       cancelledAt: undefined,
+      takesBefore: undefined,
     }
     this.said.push(said)
     const message = { jsonrpc: '2.0', id, method: id === undefined ? 'n' : 'm', params: { serial } }
@@ -279,6 +282,8 @@ class Table {
     const { upstream } = this
     const isThere = upstream.taken.some((it) => it.said === said && (it.state === 'taken' || it.state === 'open'))
     if (isThere && !upstream.isDead) said.cancelledAt = upstream
+    // One that comes back unsent in this very turn may miss it.
+    else if (!this.wasSent(said)) said.takesBefore = this.takesOf(said).length
     const message = { jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: id } }
     this.wire.send(Buffer.from(JSON.stringify(message)))?.catch(() => {})
   }
@@ -364,6 +369,10 @@ class Table {
 
   // --- what must hold ---------------------------------------------------------------------------------------
 
+  wasSent(said: Said) {
+    return this.upstreams.some(({ taken }) => taken.some((it) => it.said === said && it.state !== 'refused'))
+  }
+
   takesOf(said: Said) {
     return this.upstreams.flatMap((upstream) =>
       upstream.taken.filter((it) => it.said === said && it.state !== 'not sent').map((taken) => ({ upstream, taken })),
@@ -384,6 +393,7 @@ class Table {
     const takes = this.takesOf(said)
     const { outcomes, sent, cancelled, id } = said
     expect(outcomes.length).toBeLessThanOrEqual(1)
+    if (said.takesBefore !== undefined) expect(takes.length).toBeLessThanOrEqual(said.takesBefore)
     expect(takes.length).toBeLessThanOrEqual(takes[0]?.taken.state === 'refused' ? 2 : 1)
     const phases = [...outcomes.map(({ error }) => error?.data?.phase), sent instanceof Error && phaseOf(sent)]
     if (phases.includes('not_sent')) for (const { taken } of takes) expect(taken.state).toBe('refused')
