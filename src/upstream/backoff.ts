@@ -33,3 +33,9 @@ export class Backoff {
     this.#error = undefined
   }
 }
+
+/** What all who start one upstream know of its first starts. */
+export class Opening extends Backoff {
+  /** How many of those that were started work: while one does, whoever comes to nothing has only itself to blame. */
+  working = 0
+}

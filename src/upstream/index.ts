@@ -1,7 +1,7 @@
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import type { Session } from '../session.js'
 import type { CloseOptions, Wire } from '../wire.js'
-import { Backoff } from './backoff.js'
+import { Opening } from './backoff.js'
 import type { Endpoint, HttpUpstreamOptions } from './endpoint.js'
 import type { Pool } from './pool.js'
 import { type StdioOptions, StdioUpstream } from './stdio.js'
@@ -81,7 +81,7 @@ export function openUpstream(upstream: Upstream, options: OpenOptions = {}): Ope
 function openCommand(upstream: CommandUpstream, options: OpenOptions): OpenUpstream {
   const { idleTimeout = 1_800_000, maxSessions = 10_000 } = options
   const restart = checkedRestart(upstream.restart) ?? options.restart ?? 'never'
-  const opening = new Backoff()
+  const opening = new Opening()
   const make = () => new StdioUpstream(upstream)
   let made: Promise<Pool> | undefined
   const pool = (): Promise<Pool> => {
@@ -101,7 +101,7 @@ function openCommand(upstream: CommandUpstream, options: OpenOptions): OpenUpstr
 }
 
 /** A wire whose session is told when its upstream was replaced. */
-async function restarting(make: () => Wire, session: Session, opening?: Backoff): Promise<Wire> {
+async function restarting(make: () => Wire, session: Session, opening?: Opening): Promise<Wire> {
   const { RestartingUpstream } = await import('./restart.js')
   return new RestartingUpstream({ make, opening, onRestart: () => session.emit('restart') })
 }

@@ -6,7 +6,7 @@ import { timer } from '../rest.js'
 import { scan } from '../scan.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
 import { headOf, messagesOf } from './answer.js'
-import { Backoff } from './backoff.js'
+import { Backoff, type Opening } from './backoff.js'
 import { Recording, type Scanned } from './recording.js'
 import { cancelledBy, type Outgoing, Waiting } from './waiting.js'
 
@@ -25,7 +25,7 @@ export interface RestartOptions {
   /** The upstream was replaced, and is about to get what waited for it. */
   onRestart?: () => void
   /** What all who start it know of its first starts: while that says to wait, none is tried. @default nothing */
-  opening?: Backoff | undefined
+  opening?: Opening | undefined
 }
 
 /** A time without an upstream. */
@@ -215,10 +215,17 @@ export class RestartingUpstream implements Wire {
       if (!request) return false
       this.#pending.delete(id)
       this.#recording.answered(request, it)
-      if (!this.#proven) this.#options.opening?.reset()
-      this.#proven = true
+      if (!this.#proven) this.#prove()
     }
     return false
+  }
+
+  #prove(): void {
+    this.#proven = true
+    const { opening } = this.#options
+    if (!opening) return
+    opening.reset()
+    opening.working += 1
   }
 
   /** A request that the server refused because it has forgotten the session: it is sent once more, to the next one. */
@@ -249,7 +256,7 @@ export class RestartingUpstream implements Wire {
   /** What was begun together fails together: that is one failure. */
   #failedToOpen(error: Error): void {
     const { opening } = this.#options
-    if (opening?.wait === 0) opening.failed(error)
+    if (opening?.wait === 0 && opening.working === 0) opening.failed(error)
   }
 
   /** Nobody answers any more what was asked, on either side. */
@@ -287,7 +294,7 @@ export class RestartingUpstream implements Wire {
     let lost: Error = error
     for (;;) {
       this.#backoff.failed(lost)
-      this.onerror?.(new Error(`${lost.message}; it is started again`, { cause: lost.cause }))
+      this.onerror?.(new Error(`${lost.message}; it is tried again`, { cause: lost.cause }))
       // What it leaves behind may be in the way of the next one.
       await this.#wire.close().catch(() => {})
       if (!this.#isClosing) await this.#wait(this.#backoff.wait)
@@ -374,6 +381,8 @@ export class RestartingUpstream implements Wire {
   #tell(reason?: Error): void {
     if (this.#told) return
     this.#told = true
+    const { opening } = this.#options
+    if (opening && this.#proven) opening.working -= 1
     clearTimeout(this.#outage?.timer)
     this.onclose?.(reason)
   }

@@ -75,7 +75,7 @@ describe('behind a port, a child that is killed', () => {
     expect(after).toEqual({ pid: expect.any(Number), ...settled })
     expect(after.pid).not.toBe(before.pid)
     await vi.waitFor(() => expect(updated).toEqual(['test://b', 'test://b']))
-    expect([restarts(), errors]).toEqual([1, ['Upstream exited: signal SIGKILL; it is started again']])
+    expect([restarts(), errors]).toEqual([1, ['Upstream exited: signal SIGKILL; it is tried again']])
     await gone(before.pid)
   })
 
@@ -198,6 +198,6 @@ describe('a client on stdin', () => {
     })
     expect(JSON.parse(last.result.content[0].text).pid).not.toBe(pid)
     expect(await proxy.end()).toEqual({ code: 0, signal: null })
-    expect(proxy.said()).toEqual([expect.stringContaining('Upstream exited: exit code 0; it is started again')])
+    expect(proxy.said()).toEqual([expect.stringContaining('Upstream exited: exit code 0; it is tried again')])
   })
 })

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { proxyError } from '../../src/error.js'
-import { Backoff } from '../../src/upstream/backoff.js'
+import { Opening } from '../../src/upstream/backoff.js'
 import { RestartingUpstream } from '../../src/upstream/restart.js'
 import { listenTo, notification, refusalOf, request, result } from '../fixtures/http-server.js'
 import { HandWire, proxys } from '../fixtures/played.js'
@@ -22,7 +22,7 @@ const lost = (phase: 'sent' | 'not_sent', code = -31001, text = 'Upstream exited
   proxys(code, text, code === -31001 ? 'upstream_exited' : 'upstream_session_lost', phase, true)
 
 /** A wire whose upstreams are in the hands of the test, one behind the other. */
-async function restarting(options: { opening?: Backoff; plan?: (upstream: HandWire, nth: number) => void } = {}) {
+async function restarting(options: { opening?: Opening; plan?: (upstream: HandWire, nth: number) => void } = {}) {
   const upstreams: HandWire[] = []
   const restarts: number[] = []
   const wire = new RestartingUpstream({
@@ -423,10 +423,10 @@ describe('the next upstream', () => {
     await vi.advanceTimersByTimeAsync(1_000 + 30_000 + 2_000)
     expect(upstreams.map(({ log }) => log)).toEqual([...Array(4).fill(['start', 'close']), ['start']])
     expect(errors.map(({ message }) => message)).toEqual([
-      'Upstream exited: exit code 3; it is started again',
-      'Upstream session lost: it refused the handshake; it is started again',
-      'Upstream session lost: it speaks another revision now; it is started again',
-      'Upstream timed out: to become ready; it is started again',
+      'Upstream exited: exit code 3; it is tried again',
+      'Upstream session lost: it refused the handshake; it is tried again',
+      'Upstream session lost: it speaks another revision now; it is tried again',
+      'Upstream timed out: to become ready; it is tried again',
     ])
   })
 
@@ -533,7 +533,7 @@ describe('the next upstream', () => {
     void upstream.send(request(2, 'x'))
     expect(next.take()).toEqual([{ id: 2, method: 'x' }])
     expect(errors.map(({ message }) => message)).toEqual([
-      'Upstream exited: exit code 3; it is started again',
+      'Upstream exited: exit code 3; it is tried again',
       'a listener',
     ])
   })
@@ -563,7 +563,7 @@ describe('closing', () => {
 
 describe('an upstream that cannot be started', () => {
   it('is not tried again by others until its time has come', async () => {
-    const opening = new Backoff()
+    const opening = new Opening()
     const fault = proxyError('upstream_unreachable', { detail: 'the command was not found' })
     let tries = 0
     const attempt = async () => {
@@ -601,7 +601,7 @@ describe('an upstream that cannot be started', () => {
   })
 
   it('is waited for no longer where many have failed together', async () => {
-    const opening = new Backoff()
+    const opening = new Opening()
     const fault = proxyError('upstream_unreachable', { detail: 'the command was not found' })
     const attempts = Array.from({ length: 20 }, () => {
       const upstream = new HandWire()
@@ -610,5 +610,21 @@ describe('an upstream that cannot be started', () => {
     })
     for (const attempt of attempts) await expect(attempt).rejects.toBe(fault)
     expect(opening.wait).toBeLessThanOrEqual(250)
+  })
+
+  it('is no reason to turn others away while one works: whose first message ends it has only itself to blame', async () => {
+    const opening = new Opening()
+    const good = await restarting({ opening })
+    void good.wire.send(request(1, 'x'))
+    good.last().say(result(1))
+    const poison = async () => {
+      const bad = await restarting({ opening })
+      void bad.wire.send(request(1, 'poison'))
+      bad.last().onclose?.(exited())
+    }
+    for (let turn = 0; turn < 20; turn++) await poison()
+    await good.wire.close()
+    await poison()
+    await expect(restarting({ opening })).rejects.toThrow('exit code 3')
   })
 })
