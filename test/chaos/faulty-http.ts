@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { buffer } from 'node:stream/consumers'
 import { aborted, behave, Desk, type Id, type JournalLine, type Message, type Out } from './behaviour.mjs'
 import type { Journaled } from './history.js'
+import { reset as resetSocket } from './toxic.js'
 
 interface Session {
   readonly id: string
@@ -170,7 +171,7 @@ export class FaultyHttp {
       '503': 503,
       '429': 429,
     }
-    if (fault === 'crash' || fault === 'reset') response.socket?.resetAndDestroy()
+    if (fault === 'crash' || fault === 'reset') reset(response)
     else if (fault === 'html') response.writeHead(200, { 'content-type': 'text/html' }).end('<h1>It works!</h1>')
     else if (fault === 'empty') response.writeHead(200, JSON_TYPE).end()
     else if (fault !== undefined && statuses[fault] !== undefined) {
@@ -262,7 +263,7 @@ export class FaultyHttp {
   }
 
   #dropSse(session: Session): void {
-    session.stream?.socket?.resetAndDestroy()
+    if (session.stream) reset(session.stream)
     this.#forget(session)
   }
 
@@ -278,6 +279,10 @@ export class FaultyHttp {
     } else return false
     return true
   }
+}
+
+function reset({ socket }: ServerResponse): void {
+  if (socket) resetSocket(socket)
 }
 
 /** In a few pieces, none of which ends where a character or a line does. */

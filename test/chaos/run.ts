@@ -74,6 +74,10 @@ function megabytes(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(1)} MB`
 }
 
+// What is loaded later, and what loads it, would pass for something that a stage has left over.
+await Promise.all(['pool', 'restart', 'http', 'sse', 'detect'].map((name) => import(`../../src/upstream/${name}.js`)))
+await Promise.all(['http', 'face'].map((name) => import(`../../src/listener/${name}.js`)))
+
 console.log(`seed ${seed}`)
 if (values.stage !== undefined) await stage(Number(values.stage))
 else for (let index = 0; performance.now() < until; index++) await stage(index)

@@ -88,11 +88,7 @@ export class ToxicProxy {
   }
 
   #cut(): void {
-    for (const socket of this.#sockets) {
-      socket.resetAndDestroy()
-      // Node would first have written what nobody may ever read.
-      socket.destroy()
-    }
+    for (const socket of this.#sockets) reset(socket)
   }
 
   #unlisten(): Promise<void> {
@@ -116,7 +112,7 @@ export class ToxicProxy {
       socket.on('error', () => {})
       socket.once('close', () => {
         this.#sockets.delete(socket)
-        if (!other.destroyed && !socket.readableEnded) other.resetAndDestroy()
+        if (!other.destroyed && !socket.readableEnded) reset(other)
       })
     }
     const passed = { bytes: 0 }
@@ -160,8 +156,8 @@ export class ToxicProxy {
         await this.#changed
         return false
       case 'reset':
-        from.resetAndDestroy()
-        to.resetAndDestroy()
+        reset(from)
+        reset(to)
         return false
       case 'limit':
         if (passed.bytes <= toxic.bytes) break
@@ -172,6 +168,13 @@ export class ToxicProxy {
     }
     return write(to, chunk)
   }
+}
+
+/** As a network does that fails: at once, whatever is still to be written. */
+export function reset(socket: Socket): void {
+  // Node loses the handle of a socket that is reset while something is still to be written, or behind its end (libuv: EINVAL).
+  if (!socket.writableEnded && socket.writableLength === 0 && !socket.destroyed) socket.resetAndDestroy()
+  socket.destroy()
 }
 
 async function write(to: Socket, chunk: Buffer): Promise<boolean> {
