@@ -1,5 +1,5 @@
 import { isUtf8 } from 'node:buffer'
-import type { JSONRPCMessage } from '@modelcontextprotocol/sdk/types.js'
+import type { JSONRPCMessage, RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { INVALID_REQUEST, PARSE_ERROR } from './error.js'
 import {
   asBuffer,
@@ -43,6 +43,12 @@ export function paramsMember(frame: Uint8Array, head: Head, key: string): Span |
 /** Where a member of `result` has its value. */
 export function resultMember(frame: Uint8Array, head: Head, key: string): Span | undefined {
   return member(frame, head.resultStart, key)
+}
+
+/** The id that a `notifications/cancelled` speaks of. */
+export function cancelledId(frame: Uint8Array, head: Head): RequestId | undefined {
+  const span = paramsMember(frame, head, 'requestId')
+  return span && (tokenValue(frame, span) as RequestId)
 }
 
 /** The parsed value of a span. */

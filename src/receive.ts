@@ -3,7 +3,7 @@ import { type Carrier, takenBack } from './carrier.js'
 import type { Context, ErrorObject } from './context.js'
 import type { End } from './end.js'
 import { INVALID_REQUEST, inPhase, proxyError, type RpcError, reasons, untakenError } from './error.js'
-import { elementsOfBatch, errorFrame, LISTEN, Message, metaMember, paramsMember, tokenValue } from './message.js'
+import { cancelledId, elementsOfBatch, errorFrame, LISTEN, Message, metaMember, tokenValue } from './message.js'
 import { Exchange } from './passage.js'
 import { peek, Refusal } from './scan.js'
 import { type Frame, FrameError, type FrameMeta } from './wire.js'
@@ -99,8 +99,7 @@ export class Receiver {
 
   /** The exchange that a `notifications/cancelled` speaks of. */
   #target(end: End, message: Message): Exchange | undefined {
-    const span = paramsMember(message.frame, message.head, 'requestId')
-    const id = span && (tokenValue(message.frame, span) as RequestId)
+    const id = cancelledId(message.frame, message.head)
     if (id === undefined) return undefined
     const exchange = end.requests.get(id)
     if (exchange || end.side === 'client') return exchange

@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { INVALID_REQUEST, proxyError } from '../error.js'
-import { errorFrame, metaMember, notificationFrame, paramsMember, tokenValue } from '../message.js'
+import { cancelledId, errorFrame, metaMember, notificationFrame, paramsMember, tokenValue } from '../message.js'
 import { isRevisionFrom, prefersStream } from '../mirror.js'
 import { timer } from '../rest.js'
 import { type Head, scan } from '../scan.js'
@@ -267,8 +267,8 @@ export class StreamableClient implements Wire {
 
   /** Silence is the outcome of a request that is taken back; a handshake cannot be (2025-11-25 basic/utilities). */
   #cancelled(frame: Frame, head: Head): void {
-    const id = paramOf(frame, head, 'requestId') as RequestId
-    if (id !== this.#handshake?.id) this.#settled(id)?.forget(id)
+    const id = cancelledId(frame, head)
+    if (id !== undefined && id !== this.#handshake?.id) this.#settled(id)?.forget(id)
   }
 
   #events(response: ServerResponse, stream: ResumableStream): EventStream {

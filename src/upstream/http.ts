@@ -1,6 +1,6 @@
 import { deferred } from '../deferred.js'
 import { inPhase, proxyError, RpcError, reasons } from '../error.js'
-import { paramsMember, tokenValue } from '../message.js'
+import { cancelledId } from '../message.js'
 import { isModernRevision, modernVersion } from '../mirror.js'
 import { type Head, scan } from '../scan.js'
 import { type Frame, FrameError, type FrameMeta, type StreamEvent, type Wire } from '../wire.js'
@@ -112,9 +112,7 @@ export class HttpUpstream implements Wire {
 
   /** Whether there is nothing left to send. */
   async #cancelled(frame: Frame, head: Head): Promise<boolean> {
-    const span = paramsMember(frame, head, 'requestId')
-    const id = span && tokenValue(frame, span)
-    const call = this.#callOf(id)
+    const call = this.#callOf(cancelledId(frame, head))
     if (call !== undefined) return call.forget()
     // Where nothing was negotiated there are modern requests only, which no message cancels.
     return modernVersion(frame, head) !== undefined || this.#channel.version === undefined

@@ -1,14 +1,14 @@
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { type Deferred, deferred } from '../deferred.js'
 import { inPhase, isProxyErrorData, proxyError, RpcError } from '../error.js'
-import { errorFrame, notificationFrame } from '../message.js'
+import { cancelledId, errorFrame, notificationFrame } from '../message.js'
 import { timer } from '../rest.js'
 import { scan } from '../scan.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
 import { headOf, messagesOf } from './answer.js'
 import { Backoff, type Opening } from './backoff.js'
 import { Recording, type Scanned } from './recording.js'
-import { cancelledBy, type Outgoing, Waiting } from './waiting.js'
+import { type Outgoing, Waiting } from './waiting.js'
 
 /** Milliseconds that what was not sent waits for a new upstream, and that one has to become ready. */
 const PATIENCE = 30_000
@@ -154,7 +154,7 @@ export class RestartingUpstream implements Wire {
     const { id, kind, method } = it.head
     if (kind === 'request') this.#pending.set(id!, it)
     else if (kind === 'response') this.#asked.delete(id!)
-    else if (method === 'notifications/cancelled') this.#pending.delete(cancelledBy(it)!)
+    else if (method === 'notifications/cancelled') this.#pending.delete(cancelledId(it.frame, it.head)!)
     const sent = this.#wire.send(it.frame, it.meta)
     const taken = () => {
       if (kind === 'notification') this.#recording.told(it)
@@ -173,7 +173,7 @@ export class RestartingUpstream implements Wire {
 
   #hold(it: Outgoing, outage: Outage): Promise<void> | undefined {
     const { id, kind, method } = it.head
-    const target = method === 'notifications/cancelled' ? cancelledBy(it) : undefined
+    const target = method === 'notifications/cancelled' ? cancelledId(it.frame, it.head) : undefined
     // One that is being made ready may ask already, and have been sent something; whoever was before is gone.
     if (kind === 'response' ? this.#asked.has(id!) : this.#pending.has(target!)) return this.#pass(it)
     if (kind === 'response') return undefined
@@ -208,7 +208,7 @@ export class RestartingUpstream implements Wire {
   #notice(it: Scanned): boolean {
     const { id, kind, method } = it.head
     if (kind === 'request') this.#asked.add(id!)
-    else if (method === 'notifications/cancelled') this.#asked.delete(cancelledBy(it)!)
+    else if (method === 'notifications/cancelled') this.#asked.delete(cancelledId(it.frame, it.head)!)
     else if (kind === 'response' && id !== undefined) {
       if (this.#recording.take(it)) return true
       const request = this.#pending.get(id)

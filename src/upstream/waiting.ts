@@ -1,6 +1,5 @@
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { type Deferred, deferred } from '../deferred.js'
-import { paramsMember, tokenValue } from '../message.js'
 import type { FrameMeta } from '../wire.js'
 import type { Scanned } from './recording.js'
 
@@ -60,10 +59,4 @@ export class Waiting {
   giveUp(give: (it: Outgoing) => void): void {
     for (const it of this.#messages.splice(0)) give(it)
   }
-}
-
-/** The id that a `notifications/cancelled` speaks of. */
-export function cancelledBy({ frame, head }: Scanned): RequestId | undefined {
-  const span = paramsMember(frame, head, 'requestId')
-  return span && (tokenValue(frame, span) as RequestId)
 }
