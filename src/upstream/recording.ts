@@ -27,7 +27,7 @@ export class Recording {
   readonly #prefix = `omp-${randomBytes(6).toString('base64url')}-`
   #serial = 0
 
-  /** The server took a notification, or never will. */
+  /** A notification was taken, or never will be. */
   told({ frame, head }: Scanned): void {
     if (head.method === 'notifications/initialized') this.#initialized = Buffer.from(frame)
   }

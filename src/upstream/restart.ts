@@ -95,11 +95,10 @@ export class RestartingUpstream implements Wire {
   send(frame: Frame, meta?: FrameMeta): Promise<void> | undefined {
     const it: Outgoing = { frame, head: scan(frame), meta, serial: ++this.#serial }
     const sent = this.#outage ? this.#hold(it, this.#outage) : this.#pass(it)
-    return sent?.catch((error: unknown) => {
-      // The client has said it once, and will not say it to the next one.
-      this.#recording.told(it)
-      throw error
-    })
+    // However that ends: the client has said it once, and will not say it to the next one.
+    if (sent) return sent.finally(() => this.#recording.told(it))
+    this.#recording.told(it)
+    return undefined
   }
 
   pause(): void {
@@ -155,15 +154,7 @@ export class RestartingUpstream implements Wire {
     if (kind === 'request') this.#pending.set(id!, it)
     else if (kind === 'response') this.#asked.delete(id!)
     else if (method === 'notifications/cancelled') this.#pending.delete(cancelledId(it.frame, it.head)!)
-    const sent = this.#wire.send(it.frame, it.meta)
-    const taken = () => {
-      if (kind === 'notification') this.#recording.told(it)
-    }
-    if (!sent) {
-      taken()
-      return undefined
-    }
-    return sent.then(taken, (error: unknown) => {
+    return this.#wire.send(it.frame, it.meta)?.catch((error: unknown) => {
       it.isOver = kind === 'request' && this.#pending.get(id!) !== it
       if (kind === 'request' && !it.isOver) this.#pending.delete(id!)
       // What has its outcome already must not be sent again.
