@@ -27,6 +27,8 @@ export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     reporters: ['default', summary],
+    // Most of them wait for processes and sockets more than they compute.
+    maxWorkers: 2,
     testTimeout: 30_000,
     hookTimeout: 30_000,
     coverage: { include: ['src/**', 'middleware/**'], provider: 'v8', reporter: ['text', 'json-summary'] },
