@@ -164,8 +164,8 @@ export class Carrier implements Crossing {
     this.#options.report(known, new Context(passage, passage.blamed(error)))
   }
 
-  waiting<T>(promise: Promise<T>): Promise<T> {
-    return this.rest.waiting(promise)
+  waiting<T, R = T>(promise: Promise<T>, go?: (value: T) => R | PromiseLike<R>): Promise<R> {
+    return this.rest.waiting(promise, go)
   }
 
   // --- send -------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ export class Carrier implements Crossing {
     const end = passage.direction === 'client-to-server' ? this.server : this.client
     const { exchange, target, kind } = passage
     if (end.ready) {
-      return this.waiting(end.ready).then(() => {
+      return this.waiting(end.ready, () => {
         if (passage.over) throw passage.over
         return this.deliver(passage)
       })

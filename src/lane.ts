@@ -7,7 +7,7 @@ import PQueue from 'p-queue'
 export class Lane {
   /** Made when somebody has to wait: most messages are ready while they are the first of their lane. */
   #queue: PQueue | undefined
-  /** Takes in who arrives; nobody waits in it. */
+  /** Takes in who arrives, until the queue has come to it. */
   #run = new Run()
   #size = 0
   #bytes = 0
@@ -31,6 +31,7 @@ export class Lane {
    * that is being held: that request may be waiting for this very response.
    */
   take(kind: 'request' | 'notification' | 'response', bytes: number): Turn {
+    if (this.#run.isOpen) this.#run = new Run()
     const turn = new Turn(this, this.#run, bytes, kind === 'response', kind === 'request' ? undefined : this.#ordered)
     if (kind !== 'request') this.#ordered = turn
     this.#size++
@@ -40,13 +41,13 @@ export class Lane {
 
   /** @internal Whether all who were before those of a run have left. */
   isOpen(run: Run): boolean {
-    return run.isOpen || (run === this.#run && (!this.#queue || this.#queue.size + this.#queue.pending === 0))
+    return run.isOpen || (!run.isQueued && (!this.#queue || this.#queue.size + this.#queue.pending === 0))
   }
 
   /** @internal Somebody has to wait: all who are there share one task, which costs ten times what a turn does. */
   enqueue(run: Run): void {
-    if (run !== this.#run) return
-    this.#run = new Run()
+    if (run.isQueued) return
+    run.isQueued = true
     this.#queue ??= new PQueue({ concurrency: 1 })
     void this.#queue.add(() => run.open())
   }
@@ -68,6 +69,7 @@ export class Lane {
 class Run {
   first: Turn | undefined
   #last: Turn | undefined
+  isQueued = false
   /** The queue has come to it. */
   isOpen = false
   #end: (() => void) | undefined

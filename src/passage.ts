@@ -129,7 +129,7 @@ export interface Crossing {
   /** Has the signals of an exchange aborted when the session closes. */
   watch(exchange: Exchange): void
   /** Counts what waits on something other than its own middleware. */
-  waiting<T>(promise: Promise<T>): Promise<T>
+  waiting<T, R = T>(promise: Promise<T>, go?: (value: T) => R | PromiseLike<R>): Promise<R>
 }
 
 export interface PassageOptions {
@@ -337,7 +337,7 @@ export class Passage implements Transit {
     this.place = this.direction === 'client-to-server' ? this.stack.size - 1 : 0
     const turn = this.turn?.wait()
     if (turn === undefined) return this.crossing.deliver(this)
-    return this.crossing.waiting(turn).then(() => {
+    return this.crossing.waiting(turn, () => {
       if (this.over) throw this.over
       return this.crossing.deliver(this)
     })

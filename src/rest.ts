@@ -31,15 +31,20 @@ export class Rest {
     this.check()
   }
 
-  /** The same promise; until it settles, one message waits for something other than its own middleware. */
-  async waiting<T>(promise: Promise<T>): Promise<T> {
+  /** What comes of a promise; until it settles, one message waits for something other than its own middleware. */
+  waiting<T, R = T>(promise: Promise<T>, go?: (value: T) => R | PromiseLike<R>): Promise<R> {
     this.#waiting++
     this.check()
-    try {
-      return await promise
-    } finally {
-      this.#waiting--
-    }
+    return promise.then(
+      (value) => {
+        this.#waiting--
+        return go ? go(value) : (value as never)
+      },
+      (error: unknown) => {
+        this.#waiting--
+        throw error
+      },
+    )
   }
 
   /** Resolves when a condition holds, which is looked at after everything that could make it so. */
