@@ -27,9 +27,9 @@ export class Recording {
   readonly #prefix = `omp-${randomBytes(6).toString('base64url')}-`
   #serial = 0
 
-  /** A notification was taken, or never will be. */
-  told({ frame, head }: Scanned): void {
-    if (head.method === 'notifications/initialized') this.#initialized = Buffer.from(frame)
+  /** `notifications/initialized` was taken, or never will be. */
+  initialized({ frame }: Scanned): void {
+    this.#initialized = Buffer.from(frame)
   }
 
   answered(request: Scanned, answer: Scanned): void {

@@ -16,6 +16,7 @@ const PATIENCE = 30_000
 const STABLE = 30_000
 /** How `send` says that the upstream is no more, and has not seen the frame. */
 const OVER: ReadonlySet<unknown> = new Set(['upstream_exited', 'upstream_session_lost'])
+const INITIALIZED = 'notifications/initialized'
 /** What is said of requests that were lost with the upstream. */
 const OF_THE_LOST: ReadonlySet<unknown> = new Set(['notifications/cancelled', 'notifications/progress'])
 
@@ -95,9 +96,10 @@ export class RestartingUpstream implements Wire {
   send(frame: Frame, meta?: FrameMeta): Promise<void> | undefined {
     const it: Outgoing = { frame, head: scan(frame), meta, serial: ++this.#serial }
     const sent = this.#outage ? this.#hold(it, this.#outage) : this.#pass(it)
+    if (it.head.method !== INITIALIZED) return sent
     // However that ends: the client has said it once, and will not say it to the next one.
-    if (sent) return sent.finally(() => this.#recording.told(it))
-    this.#recording.told(it)
+    if (sent) return sent.finally(() => this.#recording.initialized(it))
+    this.#recording.initialized(it)
     return undefined
   }
 
@@ -142,7 +144,8 @@ export class RestartingUpstream implements Wire {
 
   /** Sends it; where the upstream is no more and has not taken it, the next one may. */
   #pass(it: Outgoing): Promise<void> | undefined {
-    return this.#hand(it)?.catch((error: unknown) => {
+    return this.#hand(it)?.catch((reason: unknown) => {
+      const error = this.#refused(it, reason)
       const mayWait = this.#proven && !this.#isClosing && it.head.kind !== 'response'
       if (!mayWait || !isOver(error)) throw error
       return this.#hold(it, this.#begin(error))
@@ -154,12 +157,16 @@ export class RestartingUpstream implements Wire {
     if (kind === 'request') this.#pending.set(id!, it)
     else if (kind === 'response') this.#asked.delete(id!)
     else if (method === 'notifications/cancelled') this.#pending.delete(cancelledId(it.frame, it.head)!)
-    return this.#wire.send(it.frame, it.meta)?.catch((error: unknown) => {
-      it.isOver = kind === 'request' && this.#pending.get(id!) !== it
-      if (kind === 'request' && !it.isOver) this.#pending.delete(id!)
-      // What has its outcome already must not be sent again.
-      throw it.isOver && error instanceof RpcError ? inPhase(error, 'sent') : error
-    })
+    return this.#wire.send(it.frame, it.meta) as Promise<void> | undefined
+  }
+
+  /** Why it was not taken, as its sender is to be told. */
+  #refused(it: Outgoing, error: unknown): unknown {
+    const { id, kind } = it.head
+    it.isOver = kind === 'request' && this.#pending.get(id!) !== it
+    if (kind === 'request' && !it.isOver) this.#pending.delete(id!)
+    // What has its outcome already must not be sent again.
+    return it.isOver && error instanceof RpcError ? inPhase(error, 'sent') : error
   }
 
   #hold(it: Outgoing, outage: Outage): Promise<void> | undefined {
@@ -353,7 +360,8 @@ export class RestartingUpstream implements Wire {
       try {
         await this.#hand(it)
         waiting?.resolve()
-      } catch (error) {
+      } catch (reason) {
+        const error = this.#refused(it, reason)
         if (isOver(error) && !this.#isClosing) this.#waiting.put(it)
         else if (waiting) waiting.reject(error)
         else if (!it.isOver) this.#fail(it, lossOf(error))
