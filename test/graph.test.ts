@@ -9,6 +9,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 /** Imports go down the floors, or stay on one; a folder is one room. */
 const floors: Record<string, number> = {
   deferred: 0,
+  ids: 0,
   json: 0,
   alike: 1,
   glob: 1,
