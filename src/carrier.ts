@@ -85,7 +85,8 @@ export class Carrier implements Crossing {
 
   /** Walks a message from where it stands to a place (or end) of its line. */
   walk(passage: Passage, to: number, last: (passage: Passage) => unknown = leave): Promise<void> {
-    const chain = passage.stack.between(passage.place, to)
+    const between = passage.stack.between(passage.place, to)
+    const chain = between?.concerns?.(passage) === false ? undefined : between
     this.rest.begin()
     if (passage.exchange) passage.exchange.walks++
     let walk: Promise<void> | undefined

@@ -241,6 +241,12 @@ export class Passage implements Transit {
     return exchange.signal(place)
   }
 
+  /** On a response: the method of its request, as this place saw it. */
+  methodAt(place: number): string | undefined {
+    if (this.kind !== 'response') return this.message.head.method
+    return this.exchange?.request.seenBy(place).head.method
+  }
+
   request(place: number): Context | undefined {
     if (this.kind !== 'response' || !this.exchange) return undefined
     const { request } = this.exchange
@@ -274,7 +280,10 @@ export class Passage implements Transit {
   /** What comes out of the next() of a place, and of no deeper one, the place behind it has thrown. */
   #blame(error: unknown, place: number): void {
     if (this.#blamed?.error === error) return
-    this.#blamed = { error, place: this.direction === 'client-to-server' ? place + 1 : place - 1 }
+    const step = this.direction === 'client-to-server' ? 1 : -1
+    let behind = place + step
+    while (!this.stack.concerns(behind, this)) behind += step
+    this.#blamed = { error, place: behind }
   }
 
   /** The place whose middleware threw this. */
@@ -324,6 +333,8 @@ export class Passage implements Transit {
   /** Waits for its turn and leaves. */
   leave(): Promise<void> | undefined {
     if (this.over) throw this.over
+    // It has passed those, too, that do not look at it.
+    this.place = this.direction === 'client-to-server' ? this.stack.size - 1 : 0
     const turn = this.turn?.wait()
     if (turn === undefined) return this.crossing.deliver(this)
     return this.crossing.waiting(turn).then(() => {
