@@ -14,6 +14,7 @@ const floors: Record<string, number> = {
   alike: 1,
   glob: 1,
   rewrite: 0,
+  batch: 0,
   names: 0,
   scan: 1,
   message: 1,
