@@ -1,6 +1,6 @@
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import type { Bridge } from './bridge.js'
-import type { Admission, Definition } from './define.js'
+import type { Admission, AdmitRequest, Definition } from './define.js'
 import type { Accept, AcceptOptions, Health, Served } from './listener/index.js'
 import type { Session } from './session.js'
 import { nameOf, type OpenOptions, type OpenUpstream, openUpstream, type Upstream } from './upstream/index.js'
@@ -46,14 +46,9 @@ export class Service implements Served {
     return this.#host.definitions().some(({ admit }) => admit !== undefined)
   }
 
-  readonly admit: Served['admit'] = async (request) => {
-    let admission: Admission | undefined
-    for (const { admit } of this.#host.definitions()) {
-      const said = await admit?.(request)
-      if (said && 'status' in said) return said
-      admission ??= said
-    }
-    return admission
+  readonly admit: Served['admit'] = (request) => {
+    const admitting = this.#host.definitions().filter(({ admit }) => admit !== undefined)
+    return admitting.length === 0 ? undefined : admitted(admitting, request)
   }
 
   readonly respond: Served['respond'] = (request) => {
@@ -86,6 +81,19 @@ export class Service implements Served {
   close(options?: CloseOptions): Promise<void> {
     return this.#upstream.close(options)
   }
+}
+
+async function admitted(
+  admitting: readonly Pick<Definition, 'admit'>[],
+  request: AdmitRequest,
+): Promise<Admission | undefined> {
+  let admission: Admission | undefined
+  for (const { admit } of admitting) {
+    const said = await admit?.(request)
+    if (said && 'status' in said) return said
+    admission ??= said
+  }
+  return admission
 }
 
 export function toWire(end: Wire | Transport): Wire {

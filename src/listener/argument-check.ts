@@ -29,9 +29,24 @@ interface Known {
 export class ArgumentCheck {
   readonly #known = new Map<string | undefined, Known>()
 
-  /** What is wrong; undefined where nothing is, or the schemas cannot be had. */
-  async problem(session: Session, came: FrameMeta['headers'], frame: Frame, head: Head): Promise<string | undefined> {
+  /** What is wrong; undefined where nothing is, or the schemas cannot be had. No promise where there is nothing to look at. */
+  problem(
+    session: Session,
+    came: FrameMeta['headers'],
+    frame: Frame,
+    head: Head,
+  ): Promise<string | undefined> | undefined {
     if (head.kind !== 'request' || head.method !== 'tools/call' || head.name === undefined) return undefined
+    return this.#problem(session, came, frame, head, head.name)
+  }
+
+  async #problem(
+    session: Session,
+    came: FrameMeta['headers'],
+    frame: Frame,
+    head: Head,
+    name: string,
+  ): Promise<string | undefined> {
     const known = this.#of(session.principal)
     const { tools } = known
     const pages = asking(session, frame, head)
@@ -44,7 +59,7 @@ export class ArgumentCheck {
         throw error
       })
     }
-    const held = async () => mismatch(came ?? {}, frame, head, await tools.of(head.name as string, ask))
+    const held = async () => mismatch(came ?? {}, frame, head, await tools.of(name, ask))
     if ((await held()) === undefined) return undefined
     // The schema may have changed since it was learned.
     await tools.refresh(ask)

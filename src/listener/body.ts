@@ -10,14 +10,14 @@ interface Parsed {
   body?: unknown
 }
 
-/** Whether the `Content-Type` is JSON: nothing else is taken, so that no form of a web page can post here. */
-export function isJson(request: IncomingMessage): boolean {
-  const [type = ''] = (request.headers['content-type'] ?? '').split(';', 1)
+/** Whether a `Content-Type` is JSON: nothing else is taken, so that no form of a web page can post here. */
+export function isJson(contentType = ''): boolean {
+  const [type = ''] = contentType.split(';', 1)
   return /^[ \t]*application\/json[ \t]*$/i.test(type)
 }
 
 /** Whether an `Accept` header takes all of these types; none at all takes everything (RFC 9110, section 12.5.1). */
-export function accepts({ headers: { accept } }: IncomingMessage, ...types: readonly string[]): boolean {
+export function accepts(accept: string | undefined, ...types: readonly string[]): boolean {
   if (accept === undefined) return true
   const ranges = new Set(accept.split(',').map((range) => range.split(';', 1)[0]!.trim().toLowerCase()))
   const wild = (type: string) => `${type.split('/', 1)[0]}/*`
@@ -34,19 +34,40 @@ export async function readBody(
   take: (bytes: number) => boolean,
 ): Promise<Buffer | Refused> {
   const { 'content-length': length, 'content-encoding': coding = 'identity' } = request.headers
-  const tooLarge = () => refused(413, 'too_large', `over ${maxBytes} bytes`)
   const { body } = request as Parsed
   if (request.readableEnded && body !== undefined) {
     const read = Buffer.isBuffer(body) ? body : Buffer.from(typeof body === 'string' ? body : JSON.stringify(body))
-    return read.length > maxBytes ? tooLarge() : withoutBom(read)
+    return read.length > maxBytes ? tooLarge(maxBytes) : withoutBom(read)
   }
   if (coding.toLowerCase() !== 'identity') return invalid(415, 'expected a body without Content-Encoding')
   if (request.readableEnded) return invalid(400, 'the body was read before it came here, and is not in request.body')
   if (Number(length) > maxBytes) {
     cutOff(request)
-    return tooLarge()
+    return tooLarge(maxBytes)
   }
+  const whole = await bodyAtOnce(request)
+  if (whole && whole.length > maxBytes) return tooLarge(maxBytes)
+  if (whole) return take(whole.length) ? withoutBom(whole) : noRoom()
   if (request.destroyed) return invalid(400, 'the body broke off')
+  return bodyInTime(request, maxBytes, take)
+}
+
+/**
+ * The body of a request that nobody reads yet, where it came with its head, as most do: that takes neither a timer nor
+ * listeners.
+ */
+async function bodyAtOnce(request: IncomingMessage): Promise<Buffer | undefined> {
+  if (request.readableFlowing !== null) return undefined
+  // What came with the head is parsed when this turn is over.
+  await undefined
+  return request.complete && !request.destroyed ? ((request.read() as Buffer | null) ?? Buffer.alloc(0)) : undefined
+}
+
+function bodyInTime(
+  request: IncomingMessage,
+  maxBytes: number,
+  take: (bytes: number) => boolean,
+): Promise<Buffer | Refused> {
   return new Promise((resolve) => {
     const pieces = new Pieces()
     let isRefused = false
@@ -59,7 +80,7 @@ export async function readBody(
     const timer = setTimeout(() => refuse(invalid(408, 'the body took too long')), BODY_TIMEOUT)
     request.on('data', (chunk: Buffer) => {
       if (isRefused) return
-      if (pieces.size + chunk.length > maxBytes) refuse(tooLarge())
+      if (pieces.size + chunk.length > maxBytes) refuse(tooLarge(maxBytes))
       else if (!take(chunk.length)) refuse(noRoom())
       else pieces.add(chunk)
     })
@@ -70,4 +91,8 @@ export async function readBody(
       resolve(invalid(400, 'the body broke off'))
     })
   })
+}
+
+function tooLarge(maxBytes: number): Refused {
+  return refused(413, 'too_large', `over ${maxBytes} bytes`)
 }

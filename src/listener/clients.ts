@@ -9,7 +9,8 @@ import type { CloseOptions, Frame, FrameMeta, Wire } from '../wire.js'
 import { ArgumentCheck } from './argument-check.js'
 import type { Accept, Accepted, AcceptOptions } from './index.js'
 import type { Settings } from './options.js'
-import { empty, invalid, type Refused, refused, unknownSession } from './reply.js'
+import { Silence } from './quiet.js'
+import { type Answering, empty, invalid, type Refused, refused, unknownSession } from './reply.js'
 import { SseClient } from './sse.js'
 import { StatelessClient } from './stateless.js'
 import { type Posted, type PostedMessage, StreamableClient } from './streamable.js'
@@ -40,11 +41,13 @@ export class Clients {
   readonly #sse = new Map<string, SseClient>()
   readonly #accepted = new Set<Accepted>()
   readonly #spare = new Spare(MAX_SPARE)
+  readonly #silence: Silence
   #closing = false
 
   constructor(accept: Accept, settings: Settings) {
     this.#accept = accept
     this.#settings = settings
+    this.#silence = new Silence(settings.keepAlive)
   }
 
   get isClosing(): boolean {
@@ -58,7 +61,7 @@ export class Clients {
   }
 
   /** A POST to the endpoint, of either era: the body's own word counts, else the header's. */
-  async post(admitted: Admitted, body: Frame): Promise<Refused | undefined> {
+  post(admitted: Admitted, body: Frame): Answering {
     const posted = read(body)
     if ('error' in posted) return posted
     const [first] = posted.messages
@@ -68,12 +71,14 @@ export class Clients {
     if (first && (isModern || modernVersion(first.frame, first.head) !== undefined)) {
       return this.#stateless(admitted, first)
     }
-    const refusal = await this.#legacy(admitted, posted)
-    return refusal && { ...refusal, idText: first?.head.kind === 'request' ? first.head.idText : undefined }
+    const answering = this.#legacy(admitted, posted)
+    const named = (refusal: Refused | undefined) =>
+      refusal && { ...refusal, idText: first?.head.kind === 'request' ? first.head.idText : undefined }
+    return answering instanceof Promise ? answering.then(named) : answering && named(answering)
   }
 
   /** A GET of a session's stream, or a DELETE of the session. */
-  async session(admitted: Admitted): Promise<Refused | undefined> {
+  session(admitted: Admitted): Answering {
     const { request, response } = admitted
     const version = request.headers['mcp-protocol-version']
     // 2026-07-28 streamable-http, "Earlier Streamable HTTP Revisions".
@@ -99,27 +104,30 @@ export class Clients {
     return undefined
   }
 
-  async postSse({ request, response, principal, meta }: Admitted, body: Frame): Promise<Refused | undefined> {
+  postSse({ request, response, principal, meta }: Admitted, body: Frame): Answering {
     const id = new URL(request.url ?? '', 'http://localhost').searchParams.get('sessionId')
     const session = this.#sse.get(id ?? '')
     if (!session || session.principal !== principal) return unknownSession()
     return session.post(response, body, meta)
   }
 
-  async #stateless(admitted: Admitted, { frame, head }: PostedMessage): Promise<Refused | undefined> {
+  #stateless(admitted: Admitted, { frame, head }: PostedMessage): Answering {
     const { request, response, principal, meta } = admitted
     const { idText } = head
     const refusal = judge(request.headers, frame, head) ?? this.#noRoom()
     if (refusal) return { ...refusal, idText }
-    const wire = new StatelessClient({ response, frame, head, meta, pace: this.#settings })
+    const wire = new StatelessClient({ response, frame, head, meta, pace: this.#settings, silence: this.#silence })
     const { session } = this.#join(wire, { principal, era: 'modern' })
-    const problem = await this.#check.problem(session, request.headers, frame, head)
-    if (problem === undefined) wire.begin()
-    else wire.refuse({ ...mismatched(problem), idText })
-    return undefined
+    const checking = this.#check.problem(session, request.headers, frame, head)
+    const begin = (problem: string | undefined) => {
+      if (problem === undefined) wire.begin()
+      else wire.refuse({ ...mismatched(problem), idText })
+      return undefined
+    }
+    return checking === undefined ? begin(undefined) : checking.then(begin)
   }
 
-  async #legacy(admitted: Admitted, posted: Posted): Promise<Refused | undefined> {
+  #legacy(admitted: Admitted, posted: Posted): Answering {
     const { request, response, principal, meta } = admitted
     const initializes = posted.messages.some(({ head }) => head.kind === 'request' && head.method === 'initialize')
     if (initializes && posted.isBatch) return invalid(400, 'initialize must not be part of a batch')
@@ -131,7 +139,8 @@ export class Clients {
     if (refusal) return refusal
     const id = sessionId()
     const onover = () => this.#streamable.delete(id)
-    const wire = new StreamableClient({ settings: this.#settings, spare: this.#spare, id, principal, onover })
+    const common = { settings: this.#settings, spare: this.#spare, silence: this.#silence }
+    const wire = new StreamableClient({ ...common, id, principal, onover })
     this.#streamable.set(id, wire)
     wire.join(this.#join(wire, { principal }).session)
     return wire.post(request, response, posted, meta)

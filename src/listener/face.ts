@@ -1,20 +1,33 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { deferred } from '../deferred.js'
-import type { HttpAnswer } from '../define.js'
+import type { Admission, HttpAnswer } from '../define.js'
 import { INTERNAL_ERROR } from '../error.js'
 import type { Ending } from '../session.js'
 import type { CloseOptions } from '../wire.js'
 import { accepts, isJson, readBody } from './body.js'
 import { type Admitted, Clients } from './clients.js'
+import { LastGood } from './good.js'
 import { Guard } from './guard.js'
 import type { Accept, Listening, RequestHandler, Served } from './index.js'
 import type { Settings } from './options.js'
-import { cutOff, empty, type Headers, invalid, json, over, type Refused, refuse, refused } from './reply.js'
+import {
+  type Answering,
+  cutOff,
+  empty,
+  type Headers,
+  invalid,
+  json,
+  type Refused,
+  refuse,
+  refused,
+  whenOver,
+} from './reply.js'
 import { fullUrl, headOf, METHODS, pathOf, type Route } from './routes.js'
 
 const EXPOSED = 'Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After'
 const PREFLIGHT_AGE = '600'
+const EVENTS = 'text/event-stream'
 const NO_STORE = { 'cache-control': 'no-store' }
 
 /** One port's three faces: Streamable HTTP with sessions, its stateless successor, and HTTP+SSE of 2024-11-05. */
@@ -25,6 +38,8 @@ export class Face implements Listening {
   readonly #token: Buffer | undefined
   readonly #demandsPrincipal: boolean
   readonly #clients: Clients
+  readonly #json = new LastGood(isJson)
+  readonly #both = new LastGood((accept: string | undefined) => accepts(accept, 'application/json', EVENTS))
   readonly #over = deferred<Ending>()
 
   /** `demandsPrincipal`: whom nobody knows is turned away. */
@@ -53,16 +68,24 @@ export class Face implements Listening {
       response.once('socket', () => this.handle(request, response, next))
       return
     }
-    response.on('error', () => {})
+    response.on('error', ignore)
     // What nobody reads any more may go on for ever.
-    response.once('finish', () => request.complete || cutOff(request))
-    this.#serve(route, request, response)
-      .then((refusal) => refusal && refuse(response, refusal))
-      .catch((error: Error) => {
-        this.#served.report(error)
-        if (response.headersSent) response.destroy()
-        else refuse(response, { status: 500, error: { code: INTERNAL_ERROR, message: 'Internal error' } })
-      })
+    whenOver(response, () => request.complete || request.destroyed || cutOff(request))
+    const turnAway = (refusal: Refused | undefined) => {
+      if (refusal) refuse(response, refusal)
+    }
+    const fail = (error: Error) => {
+      this.#served.report(error)
+      if (response.headersSent) response.destroy()
+      else refuse(response, { status: 500, error: { code: INTERNAL_ERROR, message: 'Internal error' } })
+    }
+    try {
+      const answering = this.#serve(route, request, response)
+      if (answering instanceof Promise) answering.then(turnAway).catch(fail)
+      else turnAway(answering)
+    } catch (error) {
+      fail(error as Error)
+    }
   }
 
   /** Takes no new sessions, lets those that are there finish, and resolves when none is left. */
@@ -72,11 +95,7 @@ export class Face implements Listening {
   }
 
   /** Answers, or says why it does not. */
-  async #serve(
-    route: Route | undefined,
-    request: IncomingMessage,
-    response: ServerResponse,
-  ): Promise<Refused | undefined> {
+  #serve(route: Route | undefined, request: IncomingMessage, response: ServerResponse): Answering {
     const turned = this.#guard.turn(request)
     if (turned) return turned
     const isShared = this.#share(request, response)
@@ -85,29 +104,53 @@ export class Face implements Listening {
     if (isShared && isPreflight(request)) return preflight(request, response)
     if (route === undefined) return respond(response, answer!)
     const methods = METHODS[route]
-    if (!methods.split(', ').includes(request.method ?? '')) {
-      return invalid(405, `expected ${methods}`, { allow: methods })
+    if (!methods.includes(request.method ?? '')) {
+      const allow = methods.join(', ')
+      return invalid(405, `expected ${allow}`, { allow })
     }
     if (route === 'health') return this.#health(request, response)
-    const admitted = await this.#admit(request, response)
-    if ('error' in admitted) return admitted
+    const admission = this.#unknown(request) ?? this.#served.admit(headOf(request))
+    if (admission instanceof Promise) return admission.then((it) => this.#enter(route, request, response, it))
+    return this.#enter(route, request, response, admission)
+  }
+
+  /** What was found out of whoever is there: before the body is read and before there is any session. */
+  #enter(
+    route: Route,
+    request: IncomingMessage,
+    response: ServerResponse,
+    admission: Admission | Refused | undefined,
+  ): Answering {
+    if (admission && 'error' in admission) return admission
+    if (admission && 'status' in admission) {
+      const reason = admission.status === 503 ? 'overloaded' : 'denied'
+      return { ...refused(admission.status, reason), headers: { ...admission.headers } }
+    }
+    const principal = admission?.principal ?? (this.#token && 'token')
+    if (principal === undefined && this.#demandsPrincipal) return unauthorized('Bearer')
+    const { headers, socket } = request
+    const { remoteAddress } = socket
+    const authInfo = admission?.authInfo
+    const meta = authInfo === undefined ? { headers, remoteAddress } : { headers, remoteAddress, authInfo }
+    const admitted = { request, response, principal, meta }
     if (request.method === 'POST') return this.#post(route, admitted)
     const isGet = request.method === 'GET'
-    if (isGet && !accepts(request, 'text/event-stream')) return invalid(406, 'expected Accept with text/event-stream')
+    if (isGet && !accepts(headers.accept, EVENTS)) return invalid(406, `expected Accept with ${EVENTS}`)
     if (route !== 'sse') return this.#clients.session(admitted)
     return this.#clients.openSse(admitted, pathOf(fullUrl(request)).replace(/sse$/, 'messages'))
   }
 
   async #post(route: Route, admitted: Admitted): Promise<Refused | undefined> {
     const { request, response } = admitted
-    if (!isJson(request)) return invalid(415, 'expected Content-Type application/json')
-    if (route === 'streamable' && !accepts(request, 'application/json', 'text/event-stream')) {
-      return invalid(406, 'expected Accept with application/json and text/event-stream')
+    const { accept, 'content-type': contentType } = request.headers
+    if (!this.#json.has(contentType)) return invalid(415, 'expected Content-Type application/json')
+    if (route === 'streamable' && !this.#both.has(accept)) {
+      return invalid(406, `expected Accept with application/json and ${EVENTS}`)
     }
     const { maxBodyBytes, bodies } = this.#settings
     let taken = 0
     // A request is kept until it is answered.
-    void over(response).then(() => bodies.give(taken))
+    whenOver(response, () => bodies.give(taken))
     const body = await readBody(request, maxBodyBytes, (bytes) => {
       if (!bodies.take(bytes)) return false
       taken += bytes
@@ -117,25 +160,12 @@ export class Face implements Listening {
     return route === 'messages' ? this.#clients.postSse(admitted, body) : this.#clients.post(admitted, body)
   }
 
-  /** Before the body is read and before there is any session. */
-  async #admit(request: IncomingMessage, response: ServerResponse): Promise<Admitted | Refused> {
-    const { headers } = request
-    if (this.#token) {
-      const [, given] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? []
-      if (given === undefined) return unauthorized('Bearer')
-      if (!timingSafeEqual(digest(given), this.#token)) return unauthorized('Bearer error="invalid_token"')
-    }
-    const admission = await this.#served.admit(headOf(request))
-    if (admission && 'status' in admission) {
-      const reason = admission.status === 503 ? 'overloaded' : 'denied'
-      return { ...refused(admission.status, reason), headers: { ...admission.headers } }
-    }
-    const principal = admission?.principal ?? (this.#token && 'token')
-    if (principal === undefined && this.#demandsPrincipal) return unauthorized('Bearer')
-    const authInfo = admission?.authInfo
-    const { remoteAddress } = request.socket
-    const meta = authInfo === undefined ? { headers, remoteAddress } : { headers, remoteAddress, authInfo }
-    return { request, response, principal, meta }
+  /** What is wrong with the token, where one is asked for. */
+  #unknown({ headers }: IncomingMessage): Refused | undefined {
+    if (!this.#token) return undefined
+    const [, given] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? []
+    if (given === undefined) return unauthorized('Bearer')
+    return timingSafeEqual(digest(given), this.#token) ? undefined : unauthorized('Bearer error="invalid_token"')
   }
 
   #health({ method }: IncomingMessage, response: ServerResponse): undefined {
@@ -155,6 +185,8 @@ export class Face implements Listening {
     return true
   }
 }
+
+function ignore(): void {}
 
 function respond(response: ServerResponse, { status, headers, body }: HttpAnswer): undefined {
   response.writeHead(status, { ...headers }).end(body)

@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import { isIPv4 } from 'node:net'
+import { LastGood } from './good.js'
 import { HOST, httpUrl, LOOPBACK, type Settings } from './options.js'
 import { invalid, type Refused, refused } from './reply.js'
 
@@ -14,11 +15,11 @@ const LONGEST_ORIGIN = 'https://localhost:65535'.length
  * machine by a name of its own (2025-11-25 basic/transports, "Security Warning").
  */
 export class Guard {
-  readonly #hosts: ReadonlySet<string>
+  readonly #hosts: LastGood<string | undefined>
   readonly #origins: ReadonlySet<string>
 
   constructor({ hosts, origins }: Pick<Settings, 'hosts' | 'origins'>) {
-    this.#hosts = hosts
+    this.#hosts = new LastGood((host) => isHost(host, hosts))
     this.#origins = origins
   }
 
@@ -26,7 +27,7 @@ export class Guard {
   turn({ headers, rawHeaders }: { headers: IncomingHttpHeaders; rawHeaders: readonly string[] }): Refused | undefined {
     const twice = repeated(rawHeaders)
     if (twice !== undefined) return invalid(400, `expected one header ${twice}, got several`)
-    if (!this.#isHost(headers.host)) return refused(403, 'denied', 'this Host is not allowed')
+    if (!this.#hosts.has(headers.host)) return refused(403, 'denied', 'this Host is not allowed')
     const { origin } = headers
     if (origin !== undefined && !this.#isOrigin(origin)) return refused(403, 'denied', 'this Origin is not allowed')
     return undefined
@@ -35,11 +36,6 @@ export class Guard {
   /** Whether answers to pages of this origin may be read by them: only where it was asked for. */
   shares(origin: string | undefined): origin is string {
     return origin !== undefined && this.#origins.has(origin)
-  }
-
-  #isHost(host = ''): boolean {
-    const [, name] = HOST.exec(host.toLowerCase()) ?? []
-    return name !== undefined && (this.#hosts.has(name) || this.#hosts.has(host.toLowerCase()))
   }
 
   #isOrigin(origin: string): boolean {
@@ -52,6 +48,11 @@ export class Guard {
 /** Whether an address that is listened on can be reached from this machine alone. */
 export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'))
+}
+
+function isHost(host = '', hosts: ReadonlySet<string>): boolean {
+  const [, name] = HOST.exec(host.toLowerCase()) ?? []
+  return name !== undefined && (hosts.has(name) || hosts.has(host.toLowerCase()))
 }
 
 function repeated(rawHeaders: readonly string[]): string | undefined {

@@ -44,8 +44,11 @@ export interface Health {
 export interface Served {
   /** Whether some middleware decides over HTTP requests (`define({ admit })`). */
   readonly authenticates: boolean
-  /** What the middleware say of an HTTP request: the first refusal, else the first principal. Rejects where one throws. */
-  admit(request: AdmitRequest): Promise<Admission | undefined>
+  /**
+   * What the middleware say of an HTTP request: the first refusal, else the first principal. Nothing at once where none of
+   * them has a say; rejects where one throws.
+   */
+  admit(request: AdmitRequest): Promise<Admission | undefined> | undefined
   /** What the middleware answer to a request on none of our routes: the first that does. */
   respond(request: AdmitRequest): HttpAnswer | undefined
   health(): Health

@@ -1,5 +1,4 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { finished } from 'node:stream'
 import { type Deferred, deferred } from '../deferred.js'
 import { INVALID_REQUEST, proxyError, type Reason } from '../error.js'
 import { withoutBreaks } from '../lines.js'
@@ -26,6 +25,9 @@ export interface Refused {
   /** The id of the request, where it is known. */
   readonly idText?: string
 }
+
+/** Nothing where a request is answered, or will be; else why not. */
+export type Answering = Refused | undefined | Promise<Refused | undefined>
 
 /** What is wrong with the form of a request. Codes: JSON-RPC 2.0, section 5.1. */
 export function invalid(status: number, problem: string, headers?: Headers): Refused {
@@ -81,18 +83,11 @@ export function cutOff(request: IncomingMessage): void {
   request.once('close', () => clearTimeout(timer))
 }
 
-const ends = new WeakMap<ServerResponse, Promise<void>>()
-
-/** Resolves when a response was handed to the operating system, or its client is gone. */
-export function over(response: ServerResponse): Promise<void> {
-  let end = ends.get(response)
-  if (!end) {
-    end = new Promise((resolve) => {
-      finished(response, () => resolve())
-    })
-    ends.set(response, end)
-  }
-  return end
+/** Calls back once when a response was handed to the operating system, or its client is gone. */
+export function whenOver(response: ServerResponse, then: () => void): void {
+  if (response.closed || response.destroyed) process.nextTick(then)
+  // Node tells of either end by this, and once. (`finished()` of its streams costs a dozen closures for each request.)
+  else response.on('close', then)
 }
 
 /** Resolves when responses are over; those that their clients do not read are cut off in the end, or at once. */
@@ -103,7 +98,7 @@ export async function settle(responses: readonly ServerResponse[], urgent = fals
     },
     urgent ? 0 : LAST_READ,
   )
-  await Promise.all(responses.map(over))
+  await Promise.all(responses.map((it) => new Promise<void>((resolve) => whenOver(it, resolve))))
   clearTimeout(timer)
 }
 
@@ -121,7 +116,7 @@ export interface Pace {
   readonly spare?: Spare
 }
 
-/** An event stream to a client (WHATWG HTML, section 9.2). Its head leaves at once. */
+/** An event stream to a client (WHATWG HTML, section 9.2). Its head leaves at once, with what is said in the same tick. */
 export class EventStream {
   readonly response: ServerResponse
   readonly #pace: Pace
@@ -143,11 +138,13 @@ export class EventStream {
       'x-accel-buffering': 'no',
     }
     response.writeHead(200, { ...own, ...headers })
+    response.cork()
     response.flushHeaders()
+    process.nextTick(() => response.uncork())
     const beat = beats(setInterval, () => this.#put(': keep-alive\n\n'), pace.keepAlive)
     response.on('drain', () => this.#flow())
     response.on('timeout', () => this.#cut())
-    void over(response).then(() => {
+    whenOver(response, () => {
       clearInterval(beat)
       this.#flow()
     })
@@ -164,8 +161,7 @@ export class EventStream {
 
   /** Returns a promise where the reader is behind: it resolves when there is room again, or the reader is gone. */
   message(frame: Frame, id?: string): Promise<void> | undefined {
-    const head = id === undefined ? 'data: ' : `id: ${id}\ndata: `
-    const bytes = Buffer.concat([Buffer.from(head), withoutBreaks(frame), Buffer.from('\n\n')])
+    const bytes = eventOf(id === undefined ? 'data: ' : `id: ${id}\ndata: `, withoutBreaks(frame))
     this.#put(bytes)
     const { writableLength } = this.response
     if (!this.isOpen || writableLength <= HIGH_WATER) return undefined
@@ -215,4 +211,13 @@ export class EventStream {
     this.#drained?.resolve()
     this.#drained = undefined
   }
+}
+
+/** The bytes of an event: its head is ASCII. */
+function eventOf(head: string, data: Uint8Array): Buffer {
+  const bytes = Buffer.allocUnsafe(head.length + data.length + 2)
+  bytes.write(head, 'latin1')
+  bytes.set(data, head.length)
+  bytes.write('\n\n', head.length + data.length, 'latin1')
+  return bytes
 }

@@ -1,6 +1,6 @@
 import { type Deferred, deferred } from '../deferred.js'
 import type { Frame } from '../wire.js'
-import { type EventStream, over } from './reply.js'
+import { type EventStream, whenOver } from './reply.js'
 import type { EventStore, Replay } from './store.js'
 
 /** Where the streams of one session keep their events. */
@@ -127,15 +127,25 @@ export class ResumableStream {
   async attach(stream: EventStream, seq: number, known?: Behind): Promise<void> {
     this.#leave()?.end()
     this.#stream = stream
+    if (seq < this.#seq && !(await this.#catchUp(stream, seq, known))) return
+    this.#written = this.#seq
+    this.#live = true
+    this.#caughtUp?.resolve()
+    this.onattached?.()
+    if (this.#over) stream.end()
+  }
+
+  /** Says what came before. False where the response is gone before it has it all. */
+  async #catchUp(stream: EventStream, seq: number, known?: Behind): Promise<boolean> {
     const caughtUp = deferred()
     this.#caughtUp = caughtUp
-    void over(stream.response).then(caughtUp.resolve)
+    whenOver(stream.response, caughtUp.resolve)
     const isGone = () => this.#stream !== stream || !stream.isOpen
     let at = seq
     let replay = known
     while (at < this.#seq) {
       replay ??= await this.behind(at)
-      if (isGone()) return
+      if (isGone()) return false
       if (replay?.complete === false) this.#journal.onLoss(new Error('events that a client has not seen were not kept'))
       for (const { seq, frame } of replay?.events ?? []) {
         at = seq
@@ -143,16 +153,12 @@ export class ResumableStream {
         this.#written = Math.max(this.#written, seq)
         this.onsaid?.(seq)
         await stream.message(frame, this.#idOf(seq))
-        if (isGone()) return
+        if (isGone()) return false
       }
       at = Math.max(at, replay?.upTo ?? this.#seq)
       replay = undefined
     }
-    this.#written = this.#seq
-    this.#live = true
-    caughtUp.resolve()
-    this.onattached?.()
-    if (this.#over) stream.end()
+    return true
   }
 
   /** A cursor behind an event, for a client that has not seen one yet. No other event has this id. */

@@ -10,6 +10,11 @@ export class Room {
   /** The call before. */
   #last = Promise.resolve(true)
 
+  /** Whether one may enter without a wait: none waits. (The wait for nothing takes two promises for each message.) */
+  get isClear(): boolean {
+    return this.#wait === undefined && this.#held === 0
+  }
+
   pause(): void {
     this.#wait ??= deferred()
   }

@@ -4,12 +4,12 @@ import { OptionError } from '../error.js'
 
 export type Route = 'streamable' | 'sse' | 'messages' | 'health'
 
-/** The methods that a route knows, as `Allow` says them. */
-export const METHODS: Readonly<Record<Route, string>> = {
-  streamable: 'GET, POST, DELETE',
-  sse: 'GET',
-  messages: 'POST',
-  health: 'GET, HEAD',
+/** The methods that a route knows. */
+export const METHODS: Readonly<Record<Route, readonly string[]>> = {
+  streamable: ['GET', 'POST', 'DELETE'],
+  sse: ['GET'],
+  messages: ['POST'],
+  health: ['GET', 'HEAD'],
 }
 
 /** Which of our routes a request is for. */
@@ -34,6 +34,9 @@ export class Routes {
 
   /** A framework that mounted us has taken its own part off the URL, or all of it where it mounted the endpoint. */
   of(request: IncomingMessage): Route | undefined {
+    // Most are for the very path.
+    const at = this.#byPath.get(request.url ?? '')
+    if (at !== undefined) return at
     const [path, full] = [pathOf(request.url), pathOf(fullUrl(request))]
     const route = this.#byPath.get(path) ?? this.#byPath.get(full)
     return route ?? (path === '/' && full.endsWith(this.path) ? 'streamable' : undefined)

@@ -1,7 +1,17 @@
 import type { ServerResponse } from 'node:http'
 import type { CloseOptions, Frame, FrameMeta, Wire } from '../wire.js'
 import { deaf } from './patience.js'
-import { EventStream, empty, noRoom, over, type Pace, type Refused, settle, unknownSession } from './reply.js'
+import {
+  type Answering,
+  EventStream,
+  empty,
+  noRoom,
+  type Pace,
+  type Refused,
+  settle,
+  unknownSession,
+  whenOver,
+} from './reply.js'
 import { Room } from './room.js'
 
 export interface SseOptions {
@@ -31,7 +41,7 @@ export class SseClient implements Wire {
     this.principal = options.principal
     this.#stream = new EventStream(options.response, {}, options.pace)
     this.#stream.event('endpoint', options.endpoint)
-    void over(options.response).then(() => this.#leave())
+    whenOver(options.response, () => this.#leave())
   }
 
   start(): void {}
@@ -49,8 +59,13 @@ export class SseClient implements Wire {
   }
 
   /** Takes the message of a POST, or says why it does not: what becomes of it is said on the stream. */
-  async post(response: ServerResponse, body: Frame, meta: FrameMeta): Promise<Refused | undefined> {
-    if (!(await this.#room.enter(body.length))) return noRoom()
+  post(response: ServerResponse, body: Frame, meta: FrameMeta): Answering {
+    if (this.#room.isClear) return this.#take(response, body, meta)
+    const entering = this.#room.enter(body.length)
+    return entering.then((entered) => (entered ? this.#take(response, body, meta) : noRoom()))
+  }
+
+  #take(response: ServerResponse, body: Frame, meta: FrameMeta): Refused | undefined {
     if (this.#left) return unknownSession()
     empty(response, 202)
     this.onframe?.(body, meta)

@@ -6,20 +6,20 @@ import { errorFrame, LISTEN, notificationFrame, tokenValue } from '../message.js
 import { HEADER_MISMATCH } from '../mirror.js'
 import { type Head, scan } from '../scan.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
+import type { Quiet, Silence } from './quiet.js'
 import {
-  beats,
   EventStream,
   empty,
   type Headers,
   isOpen,
   isStreamed,
   json,
-  over,
   type Pace,
   type Refused,
   refuse,
   refused,
   settle,
+  whenOver,
 } from './reply.js'
 
 /** Statuses of errors that 2026-07-28 (streamable-http) itself gives one, wherever they arise. */
@@ -40,18 +40,18 @@ export interface StatelessOptions {
   frame: Frame
   head: Head
   meta: FrameMeta
-  /** Its `keepAlive` is also the time until an answer becomes a stream. */
   pace: Pace
+  /** Where it waits until its answer becomes a stream. */
+  silence: Silence
 }
 
 /** A client of 2026-07-28 over HTTP: one POST, whole in itself. Closing its response cancels what it asked. */
-export class StatelessClient implements Wire {
+export class StatelessClient implements Wire, Quiet {
   onframe?: Wire['onframe']
   onclose?: Wire['onclose']
   onerror?: Wire['onerror']
 
   readonly #options: StatelessOptions
-  readonly #quiet: NodeJS.Timeout | undefined
   #stream: EventStream | undefined
   #answered = false
   #handed = false
@@ -59,11 +59,15 @@ export class StatelessClient implements Wire {
 
   constructor(options: StatelessOptions) {
     this.#options = options
-    this.#quiet = beats(setTimeout, () => this.#open(), options.pace.keepAlive)
-    void over(options.response).then(() => this.#gone())
+    options.silence.begin(this)
+    whenOver(options.response, () => this.#gone())
   }
 
   start(): void {}
+
+  late(): void {
+    this.#open()
+  }
 
   /** Hands the message over. */
   begin(): void {
@@ -123,7 +127,7 @@ export class StatelessClient implements Wire {
 
   #open(headers?: FrameMeta['headers']): EventStream | undefined {
     const { response, pace } = this.#options
-    clearTimeout(this.#quiet)
+    this.#options.silence.end(this)
     if (this.#stream || response.headersSent || !isOpen(response)) return this.#stream
     this.#stream = new EventStream(response, passedOn(headers), pace)
     return this.#stream
@@ -138,7 +142,7 @@ export class StatelessClient implements Wire {
   #gone(): void {
     if (this.#left) return
     this.#left = true
-    clearTimeout(this.#quiet)
+    this.#options.silence.end(this)
     const { id, kind } = this.#options.head
     if (kind === 'request' && this.#handed && !this.#answered) {
       this.onframe?.(notificationFrame('notifications/cancelled', { requestId: id as RequestId }))

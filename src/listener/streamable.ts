@@ -10,18 +10,20 @@ import type { Spare } from '../spare.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
 import type { Settings } from './options.js'
 import { deaf } from './patience.js'
-import { Post } from './post.js'
+import { Post, type PostSession } from './post.js'
+import type { Silence } from './quiet.js'
 import {
+  type Answering,
   EventStream,
   empty,
   type Headers,
   invalid,
   isOpen,
   noRoom,
-  over,
   type Refused,
   settle,
   unknownSession,
+  whenOver,
 } from './reply.js'
 import { parseEventId, type ResumableStream } from './resumable.js'
 import { Room } from './room.js'
@@ -36,6 +38,8 @@ export interface StreamableOptions {
   settings: Settings
   /** What may wait for its streams before one holds up the others. */
   spare: Spare
+  /** Where POSTs wait until their answers become streams. */
+  silence: Silence
   /** What the client sends as `Mcp-Session-Id`. */
   id: string
   principal: string | undefined
@@ -58,23 +62,25 @@ export interface Posted {
 
 interface Waiting {
   readonly post: Post
-  readonly idText: string | undefined
+  readonly head: Head
   readonly token: unknown
 }
 
 /** A client that speaks Streamable HTTP, 2025-03-26 to 2025-11-25: one session, its POSTs and its streams. */
-export class StreamableClient implements Wire {
+export class StreamableClient implements Wire, PostSession {
   onframe?: Wire['onframe']
   onclose?: Wire['onclose']
   onerror?: Wire['onerror']
 
   readonly principal: string | undefined
+  readonly silence: Silence
   readonly #options: StreamableOptions
   readonly #streams: Streams
   /** Which POST waits for the answer to a request. */
   readonly #waiting = new Map<RequestId, Waiting>()
   readonly #tokens = new Map<unknown, Post>()
-  readonly #responses = new Set<ServerResponse>()
+  /** The responses that are not over, and the POSTs that wait behind them. */
+  readonly #responses = new Map<ServerResponse, Post | undefined>()
   readonly #room = new Room()
   #session: Session | undefined
   /** `initialize`, until it is answered. */
@@ -82,12 +88,15 @@ export class StreamableClient implements Wire {
   /** Without a handshake there is no session. */
   #isSession = true
   #idle: NodeJS.Timeout | undefined
+  /** When the last response was over. */
+  #idleSince = 0
   #left = false
   #closing: Promise<void> | undefined
 
   constructor(options: StreamableOptions) {
     this.#options = options
     this.principal = options.principal
+    this.silence = options.silence
     const { eventStore: store, streamTimeout: timeout } = options.settings
     this.#streams = new Streams({
       journal: { store, session: options.id, onLoss: (error) => this.onerror?.(error) },
@@ -128,7 +137,7 @@ export class StreamableClient implements Wire {
   /** Ends what is open. Urgent: without waiting for its readers. */
   close({ urgent = false }: CloseOptions = {}): Promise<void> {
     this.#closing ??= this.#close()
-    if (urgent) void settle([...this.#responses], true)
+    if (urgent) void settle([...this.#responses.keys()], true)
     return this.#closing
   }
 
@@ -138,7 +147,7 @@ export class StreamableClient implements Wire {
       this.#handshake = undefined
       this.#isSession = !head.isError || this.#session?.protocolVersion !== undefined
     }
-    const ready = post?.answer(id, frame, meta)
+    const ready = post?.answer(frame, meta)
     if (!this.#isSession) this.leave()
     return ready
   }
@@ -159,15 +168,15 @@ export class StreamableClient implements Wire {
   // --- the client's side ------------------------------------------------------------------------------------
 
   /** Takes the messages of a POST and answers it, or says why it does not. */
-  async post(
-    request: IncomingMessage,
-    response: ServerResponse,
-    posted: Posted,
-    meta: FrameMeta,
-  ): Promise<Refused | undefined> {
+  post(request: IncomingMessage, response: ServerResponse, posted: Posted, meta: FrameMeta): Answering {
     this.#connected(response)
+    if (this.#room.isClear) return this.#take(request, response, posted, meta)
     const size = posted.messages.reduce((sum, { frame }) => sum + frame.length, 0)
-    if (!(await this.#room.enter(size))) return noRoom()
+    const entering = this.#room.enter(size)
+    return entering.then((entered) => (entered ? this.#take(request, response, posted, meta) : noRoom()))
+  }
+
+  #take(request: IncomingMessage, response: ServerResponse, posted: Posted, meta: FrameMeta): Refused | undefined {
     const refusal = this.#refusal(posted)
     if (refusal) return refusal
     const answers = [...posted.refusals]
@@ -178,7 +187,7 @@ export class StreamableClient implements Wire {
       if (this.#waiting.has(id) || taken.has(id)) answers.push(errorFrame(idText, inUse(id)))
       else taken.set(id, message)
     }
-    if (taken.size === 0 && answers.length === 0) empty(response, 202, this.#headers())
+    if (taken.size === 0 && answers.length === 0) empty(response, 202, this.headers())
     else this.#expect(request, response, taken, answers, posted.isBatch)
     for (const message of posted.messages) {
       const { frame, head } = message
@@ -205,9 +214,9 @@ export class StreamableClient implements Wire {
     }
     if (stream.isOver && isEmpty) {
       // Any other answer would have the client come back for ever.
-      empty(response, 204, this.#headers())
+      empty(response, 204, this.headers())
     } else if (isOpen(response)) {
-      const events = this.#events(response, stream)
+      const events = this.events(response, stream)
       if (event === undefined && this.#polls(request)) events.prime(stream.cursorAt(seq), RETRY)
       await stream.attach(events, seq, replay)
     }
@@ -241,25 +250,17 @@ export class StreamableClient implements Wire {
       this.#handshake = { id: head.id!, version: paramOf(frame, head, 'protocolVersion') }
       // Who has not waited for it does not know how the session is called.
       if (this.#session?.protocolVersion === undefined) {
-        void over(response).then(() => response.headersSent || this.leave())
+        whenOver(response, () => response.headersSent || this.leave())
       }
     }
-    const post = new Post(response, {
-      owed: taken.keys(),
-      answers,
-      isBatch,
-      keepAlive: this.#options.settings.keepAlive,
-      headers: () => this.#headers(),
-      prefersStream: prefersStream(request.headers),
-      events: (it, stream) => this.#events(it, stream),
-      open: () => this.#streams.open(),
-      onover: (stream) => this.#streams.retire(stream),
-      retry: this.#polls(request) ? RETRY : undefined,
-    })
+    const retry = this.#polls(request) ? RETRY : undefined
+    const options = { owed: taken.size, answers, isBatch, prefersStream: prefersStream(request.headers), retry }
+    const post = new Post(response, this, options)
+    this.#responses.set(response, post)
     for (const [id, { frame, head }] of taken) {
       const span = metaMember(frame, head, 'progressToken')
       const token = span && tokenValue(frame, span)
-      this.#waiting.set(id, { post, idText: head.idText, token })
+      this.#waiting.set(id, { post, head, token })
       if (token !== undefined) this.#tokens.set(token, post)
     }
     post.begin()
@@ -268,13 +269,13 @@ export class StreamableClient implements Wire {
   /** Silence is the outcome of a request that is taken back; a handshake cannot be (2025-11-25 basic/utilities). */
   #cancelled(frame: Frame, head: Head): void {
     const id = cancelledId(frame, head)
-    if (id !== undefined && id !== this.#handshake?.id) this.#settled(id)?.forget(id)
+    if (id !== undefined && id !== this.#handshake?.id) this.#settled(id)?.forget()
   }
 
-  #events(response: ServerResponse, stream: ResumableStream): EventStream {
+  events(response: ServerResponse, stream: ResumableStream): EventStream {
     const { settings, spare } = this.#options
     const { keepAlive, readTimeout } = settings
-    const events = new EventStream(response, this.#headers(), { keepAlive, readTimeout, spare })
+    const events = new EventStream(response, this.headers(), { keepAlive, readTimeout, spare })
     events.oncut = () => this.#cut(stream)
     return events
   }
@@ -282,10 +283,10 @@ export class StreamableClient implements Wire {
   /** What was asked for on a stream that is not read is taken back; who comes back to it finds that said. */
   #cut(stream: ResumableStream): void {
     this.onerror?.(deaf(this.#options.settings.readTimeout))
-    for (const [id, { post, idText }] of this.#waiting) {
+    for (const [id, { post, head }] of this.#waiting) {
       if (!post.isOn(stream) || id === this.#handshake?.id) continue
       const error = proxyError('overloaded', { phase: 'sent', detail: 'its stream was not read' })
-      void this.#settled(id)?.answer(id, errorFrame(idText, error.toJSON()))
+      void this.#settled(id)?.answer(errorFrame(head.idText, error.toJSON()))
       this.onframe?.(notificationFrame('notifications/cancelled', { requestId: id }))
     }
   }
@@ -303,19 +304,28 @@ export class StreamableClient implements Wire {
     return isRevisionFrom(POLLING, version)
   }
 
-  #headers(): Headers {
+  headers(): Headers {
     return this.#isSession ? { 'mcp-session-id': this.#options.id } : {}
   }
 
   #connected(response: ServerResponse): void {
-    clearTimeout(this.#idle)
-    this.#responses.add(response)
-    void over(response).then(() => {
+    this.#responses.set(response, undefined)
+    whenOver(response, () => {
+      this.#responses.get(response)?.end()
       this.#responses.delete(response)
       if (this.#responses.size > 0 || this.#left) return
-      clearTimeout(this.#idle)
-      this.#idle = timer(() => this.leave(), this.#options.settings.idleTimeout)
+      this.#idleSince = performance.now()
+      this.#idle ??= timer(() => this.#rest(), this.#options.settings.idleTimeout)
     })
+  }
+
+  /** One timer lasts for many requests: it is looked at when it fires, not stopped for each. */
+  #rest(): void {
+    this.#idle = undefined
+    if (this.#responses.size > 0) return
+    const left = this.#idleSince + this.#options.settings.idleTimeout - performance.now()
+    if (left <= 0) this.leave()
+    else this.#idle = timer(() => this.#rest(), left)
   }
 
   #leave(): void {
@@ -325,11 +335,19 @@ export class StreamableClient implements Wire {
     this.#options.onover()
   }
 
+  open(): ResumableStream {
+    return this.#streams.open()
+  }
+
+  retire(stream: ResumableStream): void {
+    this.#streams.retire(stream)
+  }
+
   async #close(): Promise<void> {
     if (!this.#left) this.#leave()
     for (const post of new Set([...this.#waiting.values()].map((it) => it.post))) post.close()
     this.#streams.finish()
-    await settle([...this.#responses])
+    await settle([...this.#responses.keys()])
     await this.#streams.close()
   }
 }
