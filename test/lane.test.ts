@@ -1,6 +1,11 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import { Lane, type Turn } from '../src/lane.js'
 import { turnOfLoop } from './fixtures/played.js'
+
+setFlagsFromString('--expose-gc')
+const collect = runInNewContext('gc') as () => void
 
 /** Takes turns by name; `log` holds the names of those whose turn has come. */
 function lane() {
@@ -123,6 +128,45 @@ describe('a response', () => {
     expect(log).toEqual(['a', 'r'])
     await release(r)
     expect(log).toEqual(['a', 'r', 'b'])
+  })
+})
+
+describe('a held request', () => {
+  it('keeps nothing of what came and went behind it', async () => {
+    const { lane: it, take, release } = lane()
+    const held = take('request', 'held')
+    const goes = (kind: 'request' | 'notification' | 'response') => {
+      const turn = it.take(kind, 1)
+      turn.release()
+      return new WeakRef(turn)
+    }
+    const gone = (['response', 'notification', 'request'] as const).flatMap((kind) =>
+      Array.from({ length: 100 }, () => goes(kind)),
+    )
+    await turnOfLoop()
+    collect()
+    expect([it.size, gone.filter((it) => it.deref()).length]).toEqual([1, 0])
+    await release(held)
+  })
+
+  it('those who come while others wait for it keep their order, whenever they are ready', async () => {
+    const { lane: it, log, take, release } = lane()
+    const held = take('request', 'held')
+    const b = take('request', 'b')
+    const [c, d] = [it.take('request', 1), it.take('request', 1)]
+    const e = take('request', 'e')
+    await release(held)
+    expect(log).toEqual(['held', 'b'])
+    void d.wait()?.then(() => log.push('d'))
+    await release(b)
+    expect(log).toEqual(['held', 'b'])
+    expect(c.wait()).toBeUndefined()
+    await release(c)
+    expect(log).toEqual(['held', 'b', 'd'])
+    await release(d)
+    expect(log).toEqual(['held', 'b', 'd', 'e'])
+    await release(e)
+    expect([it.size, it.bytes]).toEqual([0, 0])
   })
 })
 
