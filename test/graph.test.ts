@@ -15,6 +15,8 @@ const floors: Record<string, number> = {
   glob: 1,
   rewrite: 0,
   batch: 0,
+  compiled: 0,
+  strings: 0,
   names: 0,
   scan: 1,
   message: 1,
