@@ -1,4 +1,4 @@
-import { readdirSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { createGenerator, type Schema } from 'ts-json-schema-generator'
 import { defineConfig } from 'tsup'
@@ -30,6 +30,23 @@ function withoutProse(definition: Schema): void {
   }
 }
 
+/** What is built in, since loading its many files would take the command as long as all of its own. */
+const builtIn = ['commander', 'cross-spawn', 'koa-compose', 'p-queue']
+
+/** The licences of what is built in ask to go where it goes. */
+function licences(): string {
+  const { inputs } = JSON.parse(readFileSync('dist/metafile-esm.json', 'utf8')) as { inputs: Record<string, unknown> }
+  rmSync('dist/metafile-esm.json')
+  const paths = Object.keys(inputs).flatMap((it) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(it) ?? [])
+  const texts = [...new Set(paths)].sort().map((path) => {
+    const { name, version, license } = JSON.parse(readFileSync(`${path}/package.json`, 'utf8'))
+    const file = readdirSync(path).find((it) => /^licen[cs]e/i.test(it))
+    const text = file === undefined ? `Licence: ${license}` : readFileSync(`${path}/${file}`, 'utf8').trim()
+    return `${name} ${version}\n\n${text}\n`
+  })
+  return `This package holds parts of these, under their licences:\n\n${texts.join('\n---\n\n')}`
+}
+
 export default defineConfig({
   entry: { ...library, cli: 'src/cli.ts' },
   format: 'esm',
@@ -37,10 +54,15 @@ export default defineConfig({
   platform: 'node',
   splitting: true,
   clean: true,
+  metafile: true,
+  noExternal: builtIn,
+  // CommonJS that is built in asks for Node's own modules.
+  banner: { js: 'const require = process.getBuiltinModule' },
   dts: { entry: library },
   // A middleware imports the package by its name, so that it shares the one copy of it with everybody.
   external: [/^open-mcp-proxy/],
   async onSuccess() {
+    writeFileSync('dist/LICENSES.txt', licences())
     writeFileSync('dist/schema.json', `${JSON.stringify(schema(), null, 2)}\n`)
   },
 })

@@ -1,7 +1,7 @@
 import { EventEmitter } from 'node:events'
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import { Bridge } from './bridge.js'
-import { Stack } from './compose.js'
+import { Stack, type Step } from './compose.js'
 import type { Context, Middleware } from './context.js'
 import type { Definition } from './define.js'
 import { messageOf } from './error.js'
@@ -18,6 +18,7 @@ import {
 import { settingsOf } from './listener/options.js'
 import { headOf } from './listener/routes.js'
 import { printable } from './log.js'
+import { concernOf } from './match.js'
 import type { Passage } from './passage.js'
 import { Service, type ServiceHost, toWire } from './service.js'
 import type { Session } from './session.js'
@@ -330,7 +331,12 @@ function definitionsOf<App>({ middleware }: Stack<Passage>): Definition<App>[] {
 }
 
 function lineOf(middleware: readonly Middleware[]): Stack<Passage> {
-  return new Stack(middleware, (it, place) => (passage, next) => passage.enter(it, place, next))
+  return new Stack(middleware, (it, place) => {
+    const step: Step<Passage> = (passage, next) => passage.enter(it, place, next)
+    const concern = concernOf(it)
+    if (concern) step.concerns = (passage) => concern(passage.kind, passage.methodAt(place))
+    return step
+  })
 }
 
 function checked(middleware: Middleware): Middleware {

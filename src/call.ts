@@ -74,7 +74,7 @@ export class Caller implements OwnMessages {
     let onabort: (() => void) | undefined
     try {
       return await new Promise<Result>((resolve, reject) => {
-        const exchange = new Exchange(undefined, JSON.stringify(id), id, { place, resolve, reject })
+        const exchange = new Exchange(undefined, id, { place, resolve, reject })
         exchange.request = this.#carrier.passage(far.far, message, { stack, place, exchange, extra })
         const stop = (reason: unknown) => {
           reject(reason)

@@ -1,10 +1,10 @@
-import { randomBytes, randomUUID } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import { Caller } from './call.js'
 import type { Stack } from './compose.js'
 import { Context, type ErrorObject, type Result } from './context.js'
 import { End } from './end.js'
 import { INTERNAL_ERROR, inPhase, proxyError, RpcError } from './error.js'
+import { OwnIds } from './ids.js'
 import type { Turn } from './lane.js'
 import { errorFrame, Message, resultMember, tokenValue } from './message.js'
 import { frameOf, metaOf } from './outgoing.js'
@@ -41,8 +41,7 @@ export class Carrier implements Crossing {
   #closed: RpcError | undefined
   readonly #watched = new Set<Exchange>()
   readonly own: OwnMessages = new Caller(this)
-  readonly #ownPrefix = `omp-${randomBytes(6).toString('base64url')}-`
-  #ownSerial = 0
+  readonly #ids = new OwnIds()
 
   constructor(options: CarrierOptions) {
     this.#options = options
@@ -52,7 +51,7 @@ export class Carrier implements Crossing {
     this.server.far = this.client
     const { upstream, principal, era } = options
     this.session = new Session(
-      { id: randomUUID(), upstream, principal, era, signal: this.#abort.signal },
+      { upstream, principal, era, signal: this.#abort.signal },
       {
         notify: (to, method, params) => this.own.notify(options.stack(), this.#origin(to), to, method, params),
         call: (to, method, params, more) => this.own.call(options.stack(), this.#origin(to), to, method, params, more),
@@ -86,7 +85,8 @@ export class Carrier implements Crossing {
 
   /** Walks a message from where it stands to a place (or end) of its line. */
   walk(passage: Passage, to: number, last: (passage: Passage) => unknown = leave): Promise<void> {
-    const chain = passage.stack.between(passage.place, to)
+    const between = passage.stack.between(passage.place, to)
+    const chain = between?.concerns?.(passage) === false ? undefined : between
     this.rest.begin()
     if (passage.exchange) passage.exchange.walks++
     let walk: Promise<void> | undefined
@@ -325,7 +325,7 @@ export class Carrier implements Crossing {
   // --- the proxy's own messages -----------------------------------------------------------------------------
 
   ownId(): string {
-    return `${this.#ownPrefix}${++this.#ownSerial}`
+    return this.#ids.next()
   }
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { createRequire } from 'node:module'
+import { readFileSync } from 'node:fs'
 import { Command, CommanderError, Option } from 'commander'
 import type { Application } from './application.js'
 import { type Level, levels } from './config.js'
@@ -27,7 +27,7 @@ const COMMANDS = 'stdio, sse, http or --url URL'
 /** The hidden command that options without one stand for: `--url`, or a configuration file. */
 const DETECT = 'detect'
 
-const { version } = createRequire(import.meta.url)('../package.json') as { version: string }
+const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
 
 interface CommonOptions {
   use?: string[]

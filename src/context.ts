@@ -131,14 +131,16 @@ export class Context<State extends object = object> {
   readonly #transit: Transit
   readonly #place: number
   readonly #arrived: Message
+  readonly #isPast: boolean
   #value: JSONRPCMessage | undefined
   #request: Context | undefined
 
-  /** @internal */
-  constructor(transit: Transit, place: number, arrived: Message = transit.message) {
+  /** @internal With the message as this place saw it, where that has been handed on: what is done to it changes nothing. */
+  constructor(transit: Transit, place: number, past?: Message) {
     this.#transit = transit
     this.#place = place
-    this.#arrived = arrived
+    this.#arrived = past ?? transit.message
+    this.#isPast = past !== undefined
   }
 
   /**
@@ -147,7 +149,7 @@ export class Context<State extends object = object> {
    */
   get message(): JSONRPCMessage {
     if (this.#isHeld) this.#transit.touched = true
-    this.#value ??= this.#arrived.value
+    this.#value ??= this.#isPast ? this.#arrived.copy().value : this.#arrived.value
     return this.#value
   }
 

@@ -35,12 +35,12 @@ export const QUOTE = 0x22
 export const OPEN_OBJECT = 0x7b
 export const OPEN_ARRAY = 0x5b
 export const BACKSLASH = 0x5c
-const CLOSE_OBJECT = 0x7d
+export const CLOSE_OBJECT = 0x7d
 const CLOSE_ARRAY = 0x5d
-const COMMA = 0x2c
-const COLON = 0x3a
+export const COMMA = 0x2c
+export const COLON = 0x3a
 export const MINUS = 0x2d
-const ZERO = 0x30
+export const ZERO = 0x30
 const LOWER_U = 0x75
 
 const escapes = new Uint8Array(256)
@@ -51,8 +51,10 @@ stops[QUOTE] = stops[BACKSLASH] = 1
 const hex = new Uint8Array(256)
 for (const digit of '0123456789abcdefABCDEF') hex[digit.charCodeAt(0)] = 1
 /** Short strings that were read lately, since methods, names and keys come again and again. */
-const lately: string[] = new Array(256).fill('')
+const SLOTS = 256
 const SHORT = 32
+const lately: string[] = new Array(SLOTS).fill('')
+const latelyBytes = new Uint8Array(SLOTS * SHORT)
 
 /** So far a string is read byte by byte after its beginning or an escape: a native search would cost more. */
 const NEAR = 128
@@ -144,7 +146,7 @@ function skipKey(bytes: Uint8Array, at: number): number {
   return skipSpace(bytes, at + 1)
 }
 
-function skipString(bytes: Uint8Array, at: number): number {
+export function skipString(bytes: Uint8Array, at: number): number {
   if (bytes[at] !== QUOTE) throw unexpected(bytes, at)
   at = skipNear(bytes, at + 1)
   return at < 0 ? -at : skipLongString(bytes, at)
@@ -319,28 +321,42 @@ export function elements(bytes: Uint8Array, at: number): Span[] {
 }
 
 /** What a valid string token says. `start` is at its opening quote, `end` after the closing one. */
-export function stringOf(bytes: Buffer, start: number, end: number): string {
+export function stringOf(bytes: Uint8Array, start: number, end: number): string {
+  const slot = slotOf(bytes, start + 1, end - 1)
+  if (isIn(slot, bytes, start + 1, end - 1)) return lately[slot]!
   let ascii = true
   for (let at = start + 1; at < end - 1; at++) {
     const byte = bytes[at]!
-    if (byte === BACKSLASH) return JSON.parse(bytes.toString('utf8', start, end)) as string
+    if (byte === BACKSLASH) return JSON.parse(asBuffer(bytes).toString('utf8', start, end)) as string
     if (byte >= 0x80) ascii = false
   }
-  return ascii ? asciiOf(bytes, start + 1, end - 1) : bytes.toString('utf8', start + 1, end - 1)
+  return ascii ? asciiOf(bytes, start + 1, end - 1) : asBuffer(bytes).toString('utf8', start + 1, end - 1)
 }
 
 /** A span of ASCII as a string. */
-export function asciiOf(bytes: Buffer, start: number, end: number): string {
-  if (end - start > SHORT || start === end) return bytes.toString('latin1', start, end)
-  const length = end - start
-  const slot = (length * 31 + bytes[start]! * 7 + bytes[start + (length >> 1)]! * 3 + bytes[end - 1]!) & 255
-  const known = lately[slot]!
-  let same = 0
-  if (known.length === length) while (same < length && known.charCodeAt(same) === bytes[start + same]) same++
-  if (same === length) return known
-  const text = bytes.toString('latin1', start, end)
-  lately[slot] = text
+export function asciiOf(bytes: Uint8Array, start: number, end: number): string {
+  const slot = slotOf(bytes, start, end)
+  if (isIn(slot, bytes, start, end)) return lately[slot]!
+  const text = asBuffer(bytes).toString('latin1', start, end)
+  if (text.length <= SHORT) {
+    lately[slot] = text
+    latelyBytes.set(bytes.subarray(start, end), slot * SHORT)
+  }
   return text
+}
+
+function slotOf(bytes: Uint8Array, start: number, end: number): number {
+  const length = end - start
+  return (length * 31 + bytes[start]! * 7 + bytes[start + (length >> 1)]! * 3 + bytes[end - 1]!) & (SLOTS - 1)
+}
+
+/** Whether the string in a slot says what a span does. */
+function isIn(slot: number, bytes: Uint8Array, start: number, end: number): boolean {
+  const length = end - start
+  if (lately[slot]!.length !== length) return false
+  let same = 0
+  while (same < length && latelyBytes[slot * SHORT + same] === bytes[start + same]) same++
+  return same === length
 }
 
 /** The bytes with some spans replaced. The spans may come in any order; they must not overlap. */

@@ -5,11 +5,12 @@ import PQueue from 'p-queue'
  * the middleware of different messages overlaps and their departures do not overtake.
  */
 export class Lane {
-  readonly #queue = new PQueue({ concurrency: 1 })
+  /** Made when somebody has to wait: most messages are ready while they are the first of their lane. */
+  #queue: PQueue | undefined
+  /** Takes in who arrives; nobody waits in it. */
+  #run = new Run()
   #size = 0
   #bytes = 0
-  /** Took its turn in an empty lane: it is in order without the queue, until another one comes. */
-  #lone: Turn | undefined
   /** The newest turn that an answer has to wait for. */
   #ordered: Turn | undefined
   /** Called after each released turn. */
@@ -30,30 +31,30 @@ export class Lane {
    * that is being held: that request may be waiting for this very response.
    */
   take(kind: 'request' | 'notification' | 'response', bytes: number): Turn {
-    const alone = this.#size === 0
-    const turn = new Turn(this, bytes, kind === 'response', alone ? undefined : this.#ordered)
-    if (alone) this.#lone = turn
-    else {
-      if (this.#lone) this.#enqueue(this.#lone)
-      this.#lone = undefined
-      this.#enqueue(turn)
-    }
+    const turn = new Turn(this, this.#run, bytes, kind === 'response', kind === 'request' ? undefined : this.#ordered)
+    if (kind !== 'request') this.#ordered = turn
     this.#size++
     this.#bytes += bytes
-    if (kind !== 'request') this.#ordered = turn
     return turn
   }
 
-  #enqueue(turn: Turn): void {
-    turn.queued = true
-    void this.#queue.add(async () => turn.begin())
+  /** @internal Whether all who were before those of a run have left. */
+  isOpen(run: Run): boolean {
+    return run.isOpen || (run === this.#run && (!this.#queue || this.#queue.size + this.#queue.pending === 0))
+  }
+
+  /** @internal Somebody has to wait: all who are there share one task, which costs ten times what a turn does. */
+  enqueue(run: Run): void {
+    if (run !== this.#run) return
+    this.#run = new Run()
+    this.#queue ??= new PQueue({ concurrency: 1 })
+    void this.#queue.add(() => run.open())
   }
 
   /** @internal */
-  released(turn: Turn, bytes: number): void {
+  released(bytes: number): void {
     this.#size--
     this.#bytes -= bytes
-    if (this.#lone === turn) this.#lone = undefined
     this.onrelease?.()
   }
 
@@ -63,76 +64,122 @@ export class Lane {
   }
 }
 
+/** Turns that were taken one after the other, and have one place in the queue. */
+class Run {
+  first: Turn | undefined
+  #last: Turn | undefined
+  /** The queue has come to it. */
+  isOpen = false
+  #end: (() => void) | undefined
+
+  add(turn: Turn): void {
+    turn.before = this.#last
+    if (this.#last) this.#last.after = turn
+    else this.first = turn
+    this.#last = turn
+  }
+
+  remove(turn: Turn): void {
+    const { before, after } = turn
+    // Whoever still holds it must not hold all who came after it.
+    turn.before = undefined
+    turn.after = undefined
+    if (after) after.before = before
+    else this.#last = before
+    if (before) before.after = after
+    else this.first = after
+  }
+
+  /** It goes on when nobody is left. */
+  open(): Promise<void> {
+    this.isOpen = true
+    return new Promise((resolve) => {
+      this.#end = resolve
+      this.advance()
+    })
+  }
+
+  advance(): void {
+    while (this.first) {
+      this.first.begin()
+      if (!this.first.isGone) return
+      this.remove(this.first)
+    }
+    this.#end?.()
+  }
+}
+
 /** A place in the order of a lane. Whoever took it must release it. */
 export class Turn {
   readonly #lane: Lane
+  readonly #run: Run
   readonly #bytes: number
   readonly #overtakes: boolean
-  /** What a response waits for, or one behind this turn. */
-  #before: Turn | undefined
-  readonly #began = new Gate()
-  readonly #gone = new Gate()
-  readonly #over = new Gate()
+  /** What a response waits for, or one behind this turn; and what waits for this turn in that way. */
+  #leader: Turn | undefined
+  #follower: Turn | undefined
+  #promise: Promise<void> | undefined
+  #resolve: (() => void) | undefined
+  /** @internal The neighbours in its run. */
+  before: Turn | undefined
   /** @internal */
-  queued = false
+  after: Turn | undefined
+  /** @internal */
+  isGone = false
 
   /** @internal */
-  constructor(lane: Lane, bytes: number, overtakes: boolean, before: Turn | undefined) {
+  constructor(lane: Lane, run: Run, bytes: number, overtakes: boolean, leader: Turn | undefined) {
     this.#lane = lane
+    this.#run = run
     this.#bytes = bytes
     this.#overtakes = overtakes
-    this.#before = before
+    this.#leader = leader
+    if (leader) leader.#follower = this
+    run.add(this)
   }
 
   /** Nothing where it is this message's turn already, else a promise of it. */
   wait(): Promise<void> | undefined {
-    if (this.#overtakes) return this.#before ? this.#before.#over.wait() : undefined
-    return this.queued ? this.#began.wait() : undefined
-  }
-
-  /** The message has left, or never will: the next one may go. */
-  release(): void {
-    if (!this.#gone.open()) return
-    const before = this.#before ? this.#before.#over.wait() : undefined
-    if (before) void before.then(() => this.#pass())
-    else this.#pass()
-    this.#lane.released(this, this.#bytes)
-  }
-
-  /** @internal The queue has come to this turn; it goes on when the turn is released. */
-  begin(): Promise<void> | undefined {
-    this.#began.open()
-    return this.#gone.wait()
-  }
-
-  /** Neither this message nor what came before it keeps a response any longer. */
-  #pass(): void {
-    this.#over.open()
-    this.#before = undefined
-    this.#lane.passed(this)
-  }
-}
-
-/** Opens once; costs a promise only where somebody waits for it. */
-class Gate {
-  #isOpen = false
-  #promise: Promise<void> | undefined
-  #resolve: (() => void) | undefined
-
-  /** False where it was open already. */
-  open(): boolean {
-    if (this.#isOpen) return false
-    this.#isOpen = true
-    this.#resolve?.()
-    return true
-  }
-
-  /** Nothing where it is open. */
-  wait(): Promise<void> | undefined {
-    if (this.#isOpen) return undefined
+    if (this.#isNext) return undefined
+    if (!this.#overtakes) this.#lane.enqueue(this.#run)
     this.#promise ??= new Promise((resolve) => {
       this.#resolve = resolve
     })
     return this.#promise
+  }
+
+  get #isNext(): boolean {
+    if (this.#overtakes) return this.#leader === undefined
+    return this.#run.first === this && this.#lane.isOpen(this.#run)
+  }
+
+  /** @internal */
+  begin(): void {
+    this.#resolve?.()
+  }
+
+  /** The message has left, or never will: the next one may go. */
+  release(): void {
+    if (this.isGone) return
+    this.isGone = true
+    if (!this.#leader) this.#pass()
+    // Whoever waits is told when its turn comes, even if it does not need it any more.
+    if (this.#overtakes || !this.#promise) this.#run.remove(this)
+    if (this.#run.isOpen) this.#run.advance()
+    this.#lane.released(this.#bytes)
+  }
+
+  /** Neither this message nor what came before it keeps a response any longer. */
+  #pass(): void {
+    let turn: Turn = this
+    while (turn.#follower) {
+      const follower: Turn = turn.#follower
+      turn.#follower = undefined
+      follower.#leader = undefined
+      if (follower.#overtakes) follower.begin()
+      if (!follower.isGone) return
+      turn = follower
+    }
+    this.#lane.passed(turn)
   }
 }

@@ -1,4 +1,5 @@
 import type { Writable } from 'node:stream'
+import { Batch } from './batch.js'
 import { type Deferred, deferred, handled } from './deferred.js'
 import { asBuffer } from './json.js'
 
@@ -10,14 +11,15 @@ const CR = 0x0d
 const SPACE = 0x20
 const TAB = 0x09
 const BOM = Buffer.from([0xef, 0xbb, 0xbf])
-const NEWLINE = Buffer.from('\n')
 
 /** What is kept of a line over the limit; the id of a message stands near its beginning. */
 const HEAD_BYTES = 4096
 /** Pieces below this size are joined as they come, so that a peer writing single bytes costs no object for each. */
 const SMALL_PIECE = 64 * 1024
-/** A frame below this size is copied to have its newline behind it: cheaper than a second buffer to write. */
-const SMALL_FRAME = 4096
+/** A batch of this size leaves before the tick ends, so that a stream which takes it is not called full. */
+const ENOUGH = 16 * 1024
+/** One of this size leaves though the stream is full. */
+const FULL = 64 * 1024
 
 /**
  * Bytes that come in pieces. Small pieces of like size are joined as they come, each byte at most 16 times, and a big
@@ -96,12 +98,14 @@ export class LineReader {
   push(chunk: Buffer): void {
     let start = 0
     for (let end = chunk.indexOf(LF); end >= 0; end = chunk.indexOf(LF, start)) {
-      this.#take(chunk.subarray(start, end))
+      const piece = chunk.subarray(start, end)
       start = end + 1
-      const line = this.#finish()
+      const isWhole = this.#size === 0 && piece.length <= this.#max
+      if (!isWhole) this.#take(piece)
+      const line = isWhole ? this.#lineOf(piece) : this.#finish()
       if (line !== undefined) this.#options.onLine(line)
     }
-    if (start < chunk.length) this.#take(chunk.subarray(start))
+    if (start < chunk.length) this.#take(start === 0 ? chunk : chunk.subarray(start))
   }
 
   /** The stream ended. A last line without newline is a line if it is whole JSON; else says how many bytes are lost. */
@@ -126,14 +130,19 @@ export class LineReader {
   }
 
   #finish(): Buffer | undefined {
-    const first = this.#first
     const oversize = this.#size > this.#max
-    let line = this.#pieces.take()
+    const bytes = this.#pieces.take()
     this.#size = 0
+    if (!oversize) return this.#lineOf(bytes)
     this.#first = false
-    if (oversize) return
-    if (first) line = withoutBom(line)
-    if (line.at(-1) === CR) line = line.subarray(0, -1)
+    return undefined
+  }
+
+  /** The line, unless it is of white space only. */
+  #lineOf(bytes: Buffer): Buffer | undefined {
+    let line = this.#first ? withoutBom(bytes) : bytes
+    this.#first = false
+    if (line[line.length - 1] === CR) line = line.subarray(0, -1)
     return firstByte(line) === undefined ? undefined : line
   }
 }
@@ -144,8 +153,12 @@ export class LineReader {
  */
 export class LineWriter {
   readonly #stream: Writable
+  /** What was written in this tick. */
+  readonly #batch = new Batch()
+  readonly #enough: number
+  #scheduled = false
+  /** Buffers that the stream has and the operating system has not. */
   #pending = 0
-  #corked = false
   #failure: Error | undefined
   #ready: Deferred | undefined
   #flushed: Deferred | undefined
@@ -153,21 +166,19 @@ export class LineWriter {
   /** `onClose` is called once, when the stream takes no more: it failed, or was closed by the other end. */
   constructor(stream: Writable, onClose?: (error: Error) => void) {
     this.#stream = stream
+    this.#enough = Math.max(ENOUGH, stream.writableHighWaterMark)
     const fail = (error: Error) => {
       if (this.#failure) return
       this.#failure = error
+      this.#batch.clear()
       this.#ready?.reject(error)
       this.#flushed?.resolve()
       onClose?.(error)
     }
     stream.on('error', fail)
     stream.on('close', () => fail(new Error('The stream was closed')))
-    const ready = () => {
-      this.#ready?.resolve()
-      this.#ready = undefined
-    }
-    stream.on('drain', ready)
-    stream.on('finish', ready)
+    stream.on('drain', this.#drained)
+    stream.on('finish', this.#drained)
   }
 
   /** Whether a frame can still be written. */
@@ -181,22 +192,22 @@ export class LineWriter {
    */
   write(frame: Uint8Array): Promise<void> | undefined {
     if (!this.open) return handled(Promise.reject(this.#failure ?? new Error('The stream was ended')))
-    if (!this.#corked) {
-      this.#corked = true
-      this.#stream.cork()
-      process.nextTick(() => {
-        this.#corked = false
-        this.#stream.uncork()
-      })
+    if (!this.#scheduled) {
+      this.#scheduled = true
+      process.nextTick(this.#endTick)
     }
-    if (this.#writeLine(onOneLine(frame))) return
+    const stream = this.#stream
+    const batch = this.#batch
+    batch.add(onOneLine(frame))
+    if (batch.size >= FULL || (batch.size >= this.#enough && stream.writableLength === 0)) this.#leave()
+    if (stream.writableLength + batch.size < stream.writableHighWaterMark) return
     this.#ready ??= deferred()
     return this.#ready.promise
   }
 
   /** Resolves when all that was written is with the operating system, or the stream failed. */
   flush(): Promise<void> {
-    if (this.#pending === 0 || this.#failure) return Promise.resolve()
+    if ((this.#pending === 0 && this.#batch.size === 0) || this.#failure) return Promise.resolve()
     this.#flushed ??= deferred()
     return this.#flushed.promise
   }
@@ -204,6 +215,7 @@ export class LineWriter {
   /** Gives the stream up, though it stays open: nothing more is written, and nobody waits for it any longer. */
   abandon(): void {
     this.#failure ??= new Error('The stream was given up')
+    this.#batch.clear()
     this.#ready?.resolve()
     this.#ready = undefined
     this.#flushed?.resolve()
@@ -211,22 +223,37 @@ export class LineWriter {
 
   /** Ends the stream once everything written is gone. */
   end(): void {
-    if (this.open) this.#stream.end()
+    if (!this.open) return
+    this.#leave()
+    this.#stream.end()
   }
 
-  #writeLine(line: Buffer): boolean {
-    if (line.length < SMALL_FRAME) return this.#put(Buffer.concat([line, NEWLINE]))
-    this.#put(line)
-    return this.#put(NEWLINE)
+  readonly #endTick = () => {
+    this.#scheduled = false
+    this.#leave()
   }
 
-  #put(bytes: Buffer): boolean {
-    this.#pending++
-    return this.#stream.write(bytes, this.#written)
+  #leave(): void {
+    if (this.#batch.size === 0) return
+    const parts = this.#batch.take()
+    if (parts.length > 1) this.#stream.cork()
+    let isReady = false
+    for (const part of parts) {
+      this.#pending++
+      isReady = this.#stream.write(part, this.#written)
+    }
+    if (parts.length > 1) this.#stream.uncork()
+    // It has drained since it was full, and will not say so again.
+    if (isReady) this.#drained()
+  }
+
+  readonly #drained = () => {
+    this.#ready?.resolve()
+    this.#ready = undefined
   }
 
   readonly #written = () => {
-    if (--this.#pending > 0) return
+    if (--this.#pending > 0 || this.#batch.size > 0) return
     this.#flushed?.resolve()
     this.#flushed = undefined
   }

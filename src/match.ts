@@ -1,5 +1,6 @@
 import type {
   Context,
+  Kind,
   Middleware,
   Next,
   NotificationContext,
@@ -23,8 +24,23 @@ function matches(methods: Methods<string> | undefined, method: string | undefine
   return typeof methods === 'string' ? methods === method : methods.includes(method)
 }
 
+/** Whether a middleware looks at messages of a kind and method. It calls `next()`, and no more, on all others. */
+type Concern = (kind: Kind, method: string | undefined) => boolean
+
+const concerns = new WeakMap<Middleware<never>, Concern>()
+
+/** What a middleware looks at, where that is known. */
+export function concernOf(middleware: Middleware): Concern | undefined {
+  return concerns.get(middleware)
+}
+
 /** Errors name the handler. */
-function named<State extends object>(handler: { name: string }, middleware: Middleware<State>): Middleware<State> {
+function concerned<State extends object>(
+  concern: Concern,
+  handler: { name: string },
+  middleware: Middleware<State>,
+): Middleware<State> {
+  concerns.set(middleware, concern)
   return define({ name: handler.name }, middleware)
 }
 
@@ -37,8 +53,9 @@ export function onRequest<M extends AnyRequest, State extends object = object>(
   methods: Methods<M> | undefined,
   handler: (ctx: RequestContext<M, State>, next: Next) => unknown,
 ): Middleware<State> {
-  return named(handler, (ctx, next) => {
-    if (ctx.kind !== 'request' || !matches(methods, ctx.method)) return next()
+  const concern: Concern = (kind, method) => kind === 'request' && matches(methods, method)
+  return concerned(concern, handler, (ctx, next) => {
+    if (!concern(ctx.kind, ctx.method)) return next()
     return handler(ctx as RequestContext<M, State>, next)
   })
 }
@@ -48,8 +65,9 @@ export function onNotification<M extends AnyNotification, State extends object =
   methods: Methods<M> | undefined,
   handler: (ctx: NotificationContext<M, State>, next: Next) => unknown,
 ): Middleware<State> {
-  return named(handler, (ctx, next) => {
-    if (ctx.kind !== 'notification' || !matches(methods, ctx.method)) return next()
+  const concern: Concern = (kind, method) => kind === 'notification' && matches(methods, method)
+  return concerned(concern, handler, (ctx, next) => {
+    if (!concern(ctx.kind, ctx.method)) return next()
     return handler(ctx as NotificationContext<M, State>, next)
   })
 }
@@ -59,8 +77,9 @@ export function onResponse<M extends AnyRequest, State extends object = object>(
   methods: Methods<M> | undefined,
   handler: (ctx: ResponseContext<M, State>, next: Next) => unknown,
 ): Middleware<State> {
-  return named(handler, (ctx, next) => {
-    if (ctx.kind !== 'response' || !ctx.request || !matches(methods, ctx.method)) return next()
+  const concern: Concern = (kind, method) => kind === 'response' && matches(methods, method)
+  return concerned(concern, handler, (ctx, next) => {
+    if (!concern(ctx.kind, ctx.method) || !ctx.request) return next()
     return handler(ctx as ResponseContext<M, State>, next)
   })
 }
@@ -91,7 +110,8 @@ export function onExchange<M extends AnyRequest, State extends object = object>(
   handler: (request: RequestContext<M, State>, next: () => Promise<ResponseContext<M, State>>) => unknown,
 ): Middleware<State> {
   const sleeping = new Map<string, Sleeper<State>>()
-  return named(handler, async (ctx, next) => {
+  const concern: Concern = (kind, method) => kind !== 'notification' && matches(methods, method)
+  return concerned(concern, handler, async (ctx, next) => {
     if (ctx.kind === 'response') {
       const sleeper = ctx.request && sleeping.get(ctx.request.key)
       if (!sleeper) return next()

@@ -149,6 +149,11 @@ export class Message {
     return this.#value as JSONRPCMessage
   }
 
+  /** The same frame, with a value of its own. */
+  copy(): Message {
+    return new Message(this.frame, this.head)
+  }
+
   replace(value: JSONRPCMessage): void {
     this.#value = value
     this.#parsed = true

@@ -27,8 +27,6 @@ export interface OwnCall {
 export class Exchange {
   /** The id as the requester knows it; undefined on a call of the proxy's own. */
   readonly id: RequestId | undefined
-  /** Its exact JSON token, which the outcome gives back. */
-  readonly idText: string
   readonly own: OwnCall | undefined
   request!: Passage
   /** The newest answer that was given to it. */
@@ -53,11 +51,15 @@ export class Exchange {
   #limit = Number.POSITIVE_INFINITY
   #controllers: Map<number, AbortController> | undefined
 
-  constructor(id: RequestId | undefined, idText: string, wireId: RequestId, own?: OwnCall) {
+  constructor(id: RequestId | undefined, wireId: RequestId, own?: OwnCall) {
     this.id = id
-    this.idText = idText
     this.wireId = wireId
     this.own = own
+  }
+
+  /** The exact JSON token of its id, which the outcome gives back. */
+  get idText(): string {
+    return this.request.origin.head.idText as string
   }
 
   /** Each place has a signal of its own, since an answer from one place ends the work of those behind it only. */
@@ -139,6 +141,18 @@ export interface PassageOptions {
 }
 
 let serial = 0
+let instant: number | undefined
+
+/** What comes in one read has arrived at once: a look at the clock is a quarter of what a message costs here. */
+function now(): number {
+  if (instant === undefined) {
+    instant = performance.timeOrigin + performance.now()
+    void done.then(() => {
+      instant = undefined
+    })
+  }
+  return instant
+}
 
 /** One message on its way down one line. */
 export class Passage implements Transit {
@@ -152,7 +166,7 @@ export class Passage implements Transit {
   readonly exchange: Exchange | undefined
   /** Released as soon as the message has left, or will not leave. */
   turn: Turn | undefined
-  readonly timestamp = performance.timeOrigin + performance.now()
+  readonly timestamp = now()
   /** The deepest place it has reached. */
   place: number
   holder: number | undefined
@@ -227,11 +241,16 @@ export class Passage implements Transit {
     return exchange.signal(place)
   }
 
+  /** On a response: the method of its request, as this place saw it. */
+  methodAt(place: number): string | undefined {
+    if (this.kind !== 'response') return this.message.head.method
+    return this.exchange?.request.seenBy(place).head.method
+  }
+
   request(place: number): Context | undefined {
     if (this.kind !== 'response' || !this.exchange) return undefined
     const { request } = this.exchange
-    const { frame, head } = request.seenBy(place)
-    return new Context(request, place, new Message(frame, head))
+    return new Context(request, place, request.seenBy(place))
   }
 
   /** The message as it arrived at a place. */
@@ -251,7 +270,7 @@ export class Passage implements Transit {
     return middleware(new Context(this, place), () => {
       const onward = this.#handOn(place, next)
       // A middleware that does not await it must not end the process.
-      onward.catch((error: unknown) => this.#blame(error, place))
+      onward.then(undefined, (error: unknown) => this.#blame(error, place))
       this.#onward ??= []
       this.#onward.push(onward)
       return onward
@@ -261,7 +280,10 @@ export class Passage implements Transit {
   /** What comes out of the next() of a place, and of no deeper one, the place behind it has thrown. */
   #blame(error: unknown, place: number): void {
     if (this.#blamed?.error === error) return
-    this.#blamed = { error, place: this.direction === 'client-to-server' ? place + 1 : place - 1 }
+    const step = this.direction === 'client-to-server' ? 1 : -1
+    let behind = place + step
+    while (!this.stack.concerns(behind, this)) behind += step
+    this.#blamed = { error, place: behind }
   }
 
   /** The place whose middleware threw this. */
@@ -311,6 +333,8 @@ export class Passage implements Transit {
   /** Waits for its turn and leaves. */
   leave(): Promise<void> | undefined {
     if (this.over) throw this.over
+    // It has passed those, too, that do not look at it.
+    this.place = this.direction === 'client-to-server' ? this.stack.size - 1 : 0
     const turn = this.turn?.wait()
     if (turn === undefined) return this.crossing.deliver(this)
     return this.crossing.waiting(turn).then(() => {
@@ -387,4 +411,5 @@ export class Passage implements Transit {
   }
 }
 
+const done = Promise.resolve()
 const noExtra: FrameMeta = Object.freeze({})

@@ -32,38 +32,41 @@ export class Receiver {
 
   receive(end: End, frame: Frame, meta?: FrameMeta): void {
     end.heard = true
-    const batch = this.#read(end, () => elementsOfBatch(frame) ?? [frame])
-    for (const one of batch ?? []) {
-      const message = this.#read(end, () => new Message(one))
-      if (message?.head.kind === 'request') this.#request(end, message, meta)
-      else if (message?.head.kind === 'response') this.#response(end, message, meta)
-      else if (message) this.#notification(end, message, meta)
+    try {
+      const batch = elementsOfBatch(frame)
+      if (batch) for (const one of batch) this.#take(end, one, meta)
+      else this.#take(end, frame, meta)
+    } catch (error) {
+      this.#refuse(end, error)
     }
     end.throttle()
   }
 
-  #read<T>(end: End, read: () => T): T | undefined {
+  #take(end: End, frame: Frame, meta?: FrameMeta): void {
+    let message: Message
     try {
-      return read()
+      message = new Message(frame)
     } catch (error) {
-      if (!(error instanceof Refusal)) throw error
       this.#refuse(end, error)
-      return undefined
+      return
     }
+    const { kind } = message.head
+    if (kind === 'request') this.#request(end, message, meta)
+    else if (kind === 'response') this.#response(end, message, meta)
+    else this.#notification(end, message, meta)
   }
 
   #request(end: End, message: Message, meta?: FrameMeta): void {
     const carrier = this.#carrier
     const { far } = end
     const id = message.head.id as RequestId
-    const idText = message.head.idText as string
     const refusal = this.#refusal(end, id)
     if (refusal) {
-      this.#tell(end, errorFrame(idText, refusal), { relatedRequestId: id })
+      this.#tell(end, errorFrame(message.head.idText, refusal), { relatedRequestId: id })
       return
     }
     if (end.side === 'client') this.#sniff(message)
-    const exchange = new Exchange(id, idText, far.owed.has(id) ? carrier.ownId() : id)
+    const exchange = new Exchange(id, far.owed.has(id) ? carrier.ownId() : id)
     if (exchange.wireId !== id) far.aliases.set(exchange.wireId, exchange)
     end.requests.set(id, exchange)
     const passage = carrier.passage(end, message, { exchange, turn: take(end, message), extra: meta })
@@ -143,7 +146,9 @@ export class Receiver {
 
   // --- refused at the gate ----------------------------------------------------------------------------------
 
-  #refuse(end: End, { code, kind, id, idText, message }: Refusal): void {
+  #refuse(end: End, error: unknown): void {
+    if (!(error instanceof Refusal)) throw error
+    const { code, kind, id, idText, message } = error
     const exchange = kind === 'response' && id !== undefined ? end.awaited(id) : undefined
     if (exchange) {
       this.#fail(end, exchange, proxyError('upstream_bad_response', { phase: 'sent', detail: message }))

@@ -7,6 +7,7 @@ import {
   BACKSLASH,
   DepthError,
   MAX_DEPTH,
+  MINUS,
   OPEN_OBJECT,
   QUOTE,
   skipDeep,
@@ -14,12 +15,13 @@ import {
   skipValue,
   stringOf,
   unexpected,
-  walkObject,
+  ZERO,
 } from './json.js'
+import { ALIKE, Names } from './names.js'
 
 export type Kind = 'request' | 'notification' | 'response'
 
-/** What one walk over a frame finds. Offsets are of the member's value, `end` exclusive, -1 where there is none. */
+/** What one walk over a frame finds; nobody changes it. Offsets are of the member's value, `end` exclusive, -1 where there is none. */
 export class Head {
   kind: Kind = 'notification'
   /** Parsed. Undefined on notifications and on error responses whose id is null or absent. */
@@ -47,6 +49,7 @@ export class Head {
 
   /** The id's token, as it stands in the frame. */
   get idText(): string | undefined {
+    // Not `${id}`, which leaves each text in a cache of V8's that is old: collecting garbage then takes seven times as long.
     return this.exactId ? JSON.stringify(this.id) : this.token
   }
 }
@@ -83,22 +86,11 @@ export class Refusal extends Error implements Sketch {
   }
 }
 
-const topNames = ['jsonrpc', 'id', 'method', 'params', 'result', 'error']
+const topNames = new Names(['jsonrpc', 'id', 'method', 'params', 'result', 'error'])
 const [JSONRPC, ID, METHOD, PARAMS, RESULT, ERROR] = [0, 1, 2, 3, 4, 5]
-const paramsNames = ['name', 'uri', 'arguments', '_meta']
+const paramsNames = new Names(['name', 'uri', 'arguments', '_meta'])
 const [NAME, URI, , META] = [0, 1, 2, 3]
-const LONGEST = Math.max(...[...topNames, ...paramsNames].map((name) => name.length))
-/** `lookUp` found another spelling of a name: its index and this. */
-const ALIKE = 8
-/**
- * Letters that some parsers take for an ASCII one when they ignore case: Go folds the first, Java the others. (Both
- * take U+212A for a k, which no name has.)
- */
-const folds = new Map([
-  [0x17f, 's'],
-  [0x130, 'i'],
-  [0x131, 'i'],
-])
+const VERSION = '2.0'
 
 /**
  * Scans a frame once. Agrees with `JSON.parse` in all that it accepts. Refuses what is no JSON-RPC 2.0 message, nests
@@ -108,24 +100,39 @@ const folds = new Map([
  * @throws Refusal
  */
 export function scan(frame: Uint8Array): Head {
+  return frame === lastFrame || (lastBig !== undefined && frame === lastBig.deref()) ? lastHead : scanned(frame)
+}
+
+/** Of more than this the memory is not kept for the sake of another scan. */
+const BIG = 64 * 1024
+/** What was scanned last: the wire behind the bridge often asks in the same turn what the bridge has just asked. */
+let lastFrame: Uint8Array | undefined
+let lastBig: WeakRef<Uint8Array> | undefined
+let lastHead = new Head()
+
+function scanned(frame: Uint8Array): Head {
   if (!isUtf8(frame)) throw new Refusal(PARSE_ERROR, 'Parse error: not UTF-8')
-  const walk = new Walk(asBuffer(frame))
   try {
-    walk.run()
+    walk.run(frame)
+    const problem = walk.judge()
+    if (problem !== undefined) throw new Refusal(INVALID_REQUEST, `Invalid request: ${problem}`, walk.sketch())
+    const isBig = frame.length > BIG
+    lastFrame = isBig ? undefined : frame
+    lastBig = isBig ? new WeakRef(frame) : undefined
+    lastHead = walk.head
+    return lastHead
   } catch (error) {
     throw parseError(error)
+  } finally {
+    walk.forget()
   }
-  const problem = walk.judge()
-  if (problem !== undefined) throw new Refusal(INVALID_REQUEST, `Invalid request: ${problem}`, walk.sketch())
-  return walk.head
 }
 
 /** What the beginning of a frame tells, as far as it can be relied upon whatever follows. Never throws. */
 export function peek(head: Uint8Array): Sketch {
-  const walk = new Walk(asBuffer(head))
   let whole = true
   try {
-    walk.run()
+    walk.run(head)
   } catch {
     whole = false
   }
@@ -137,6 +144,7 @@ export function peek(head: Uint8Array): Sketch {
     delete sketch.id
     delete sketch.idText
   }
+  walk.forget()
   return sketch
 }
 
@@ -144,10 +152,15 @@ export function parseError(error: unknown): unknown {
   return error instanceof SyntaxError ? new Refusal(PARSE_ERROR, `Parse error: ${error.message}`) : error
 }
 
-/** One walk over a frame. What is wrong with it is kept until its end: what is not even JSON is told so. */
+const NO_BYTES: Uint8Array = new Uint8Array(0)
+
+/**
+ * A walk over a frame. What is wrong with it is kept until its end: what is not even JSON is told so. There is one for
+ * all frames, since no scan interrupts another.
+ */
 class Walk {
-  readonly head = new Head()
-  readonly bytes: Buffer
+  head = new Head()
+  bytes = NO_BYTES
   problem: string | undefined
   /** One bit for each of `topNames`: seen in any spelling, and seen so that readers may differ. */
   seen = 0
@@ -159,40 +172,45 @@ class Walk {
   uriStart = -1
   uriEnd = -1
 
-  constructor(bytes: Buffer) {
+  run(bytes: Uint8Array): void {
+    this.head = new Head()
     this.bytes = bytes
-  }
-
-  run(): void {
-    const bytes = this.bytes
+    this.problem = undefined
+    this.seen = 0
+    this.doubtful = 0
+    this.seenParams = 0
+    this.nameStart = -1
+    this.uriStart = -1
     let at = skipSpace(bytes, 0)
     if (bytes[at] !== OPEN_OBJECT) {
       at = this.pass(at, MAX_DEPTH)
       this.problem ??= 'expected an object'
-    } else at = walkObject(bytes, at, this.top)
+    } else at = topNames.walk(bytes, at, this.top)
     at = skipSpace(bytes, at)
     if (at < bytes.length) throw unexpected(bytes, at)
   }
 
-  readonly top = (keyStart: number, keyEnd: number, start: number): number => {
-    const bytes = this.bytes
-    const index = lookUp(bytes, keyStart, keyEnd, topNames)
+  /** Keeps no frame longer than it is scanned. */
+  forget(): void {
+    this.bytes = NO_BYTES
+  }
+
+  readonly top = (index: number, start: number): number => {
     if (index >= 0) this.see(index)
     const end =
-      index === PARAMS && bytes[start] === OPEN_OBJECT
-        ? walkObject(bytes, start, this.param)
+      index === PARAMS && this.bytes[start] === OPEN_OBJECT
+        ? paramsNames.walk(this.bytes, start, this.param)
         : this.pass(start, MAX_DEPTH - 1)
     if (index >= 0 && (this.doubtful & (1 << index)) === 0) this.note(index, start, end)
     return end
   }
 
-  readonly param = (keyStart: number, keyEnd: number, start: number): number => {
+  readonly param = (index: number, start: number): number => {
     const end = this.pass(start, MAX_DEPTH - 2)
-    const index = lookUp(this.bytes, keyStart, keyEnd, paramsNames)
     if (index < 0) return end
     const bit = 1 << (index & (ALIKE - 1))
     if (index >= ALIKE || (this.seenParams & bit) !== 0) {
-      this.problem ??= `ambiguous member "${paramsNames[index & (ALIKE - 1)]}" in params`
+      this.problem ??= `ambiguous member "${paramsNames.names[index & (ALIKE - 1)]}" in params`
     }
     this.seenParams |= bit
     if (index === NAME) {
@@ -212,7 +230,7 @@ class Walk {
     const bit = 1 << (index & (ALIKE - 1))
     if (index >= ALIKE || (this.seen & bit) !== 0) {
       this.doubtful |= bit
-      this.problem ??= `ambiguous member "${topNames[index & (ALIKE - 1)]}"`
+      this.problem ??= `ambiguous member "${topNames.names[index & (ALIKE - 1)]}"`
     }
     this.seen |= bit
   }
@@ -220,7 +238,7 @@ class Walk {
   note(index: number, start: number, end: number): void {
     const { head } = this
     if (index === JSONRPC) {
-      if (this.string(start, end) !== '2.0') this.problem ??= 'expected jsonrpc "2.0"'
+      if (this.string(start, end) !== VERSION) this.problem ??= 'expected jsonrpc "2.0"'
     } else if (index === ID) this.id(start, end)
     else if (index === METHOD) {
       if (this.bytes[start] === QUOTE) head.method = stringOf(this.bytes, start, end)
@@ -244,11 +262,12 @@ class Walk {
     if (byte === QUOTE) {
       head.id = stringOf(this.bytes, start, end)
       head.exactId = !this.bytes.subarray(start, end).includes(BACKSLASH)
-    } else if (byte === 0x2d || (byte >= 0x30 && byte <= 0x39)) {
-      head.exactId = isPlainInteger(this.bytes, start, end)
-      head.id = Number(asciiOf(this.bytes, start, end))
+    } else if (byte === MINUS || (byte >= ZERO && byte <= 0x39)) {
+      const id = plainInteger(this.bytes, start, end)
+      head.exactId = id !== undefined
+      head.id = id ?? Number(asciiOf(this.bytes, start, end))
     } else if (byte !== 0x6e) this.problem ??= 'expected an id that is a string or a number'
-    if (head.id !== undefined && !head.exactId) head.token = this.bytes.toString('utf8', start, end)
+    if (head.id !== undefined && !head.exactId) head.token = asBuffer(this.bytes).toString('utf8', start, end)
   }
 
   /** Skips a value. What nests too deep is passed over, since the id may come after it. */
@@ -266,32 +285,35 @@ class Walk {
   judge(): string | undefined {
     if (this.problem !== undefined) return this.problem
     const { head } = this
-    const saw = (index: number) => (this.seen & (1 << index)) !== 0
-    if (!saw(JSONRPC)) return 'expected jsonrpc "2.0"'
-    if (saw(RESULT) && saw(ERROR)) return 'both result and error'
-    if (saw(METHOD)) {
-      if (saw(RESULT) || saw(ERROR)) return `both method and ${saw(RESULT) ? 'result' : 'error'}`
+    if (!this.saw(JSONRPC)) return 'expected jsonrpc "2.0"'
+    if (this.saw(RESULT) && this.saw(ERROR)) return 'both result and error'
+    if (this.saw(METHOD)) {
+      if (this.saw(RESULT) || this.saw(ERROR)) return `both method and ${this.saw(RESULT) ? 'result' : 'error'}`
       if (head.method === undefined) return 'expected a method that is a string'
-      if (saw(ID)) {
+      if (this.saw(ID)) {
         if (head.id === undefined) return 'expected an id that is a string or a number'
         head.kind = 'request'
       }
     } else {
-      if (!saw(RESULT) && !saw(ERROR)) return 'expected a method, a result or an error'
-      if (saw(RESULT) && head.id === undefined) return 'expected an id'
+      if (!this.saw(RESULT) && !this.saw(ERROR)) return 'expected a method, a result or an error'
+      if (this.saw(RESULT) && head.id === undefined) return 'expected an id'
       head.kind = 'response'
-      head.isError = saw(ERROR)
+      head.isError = this.saw(ERROR)
     }
     head.name = this.string(this.nameStart, this.nameEnd) ?? this.string(this.uriStart, this.uriEnd)
     return undefined
   }
 
+  saw(index: number): boolean {
+    return (this.seen & (1 << index)) !== 0
+  }
+
   sketch(): Sketch {
     const { id, idText } = this.head
     const sketch: Sketch = {}
-    const call = (this.seen & (1 << METHOD)) !== 0
-    const answer = (this.seen & ((1 << RESULT) | (1 << ERROR))) !== 0
-    if (call && !answer) sketch.kind = (this.seen & (1 << ID)) !== 0 ? 'request' : 'notification'
+    const call = this.saw(METHOD)
+    const answer = this.saw(RESULT) || this.saw(ERROR)
+    if (call && !answer) sketch.kind = this.saw(ID) ? 'request' : 'notification'
     if (answer && !call) sketch.kind = 'response'
     if (id !== undefined && (this.doubtful & (1 << ID)) === 0) {
       sketch.id = id
@@ -305,71 +327,17 @@ class Walk {
   }
 }
 
+const walk = new Walk()
+
 /** An integer of 15 digits at most, which a JavaScript number holds exactly; -0 is none. */
-function isPlainInteger(bytes: Buffer, start: number, end: number): boolean {
-  const first = bytes[start] === 0x2d ? start + 1 : start
-  if (end - first > 15 || (bytes[first] === 0x30 && first > start)) return false
-  for (let at = first; at < end; at++) if (bytes[at]! < 0x30 || bytes[at]! > 0x39) return false
-  return true
-}
-
-/** The index of the name that a key's token spells, that and `ALIKE` if it only resembles it, -1 if neither. */
-function lookUp(bytes: Buffer, start: number, end: number, names: readonly string[]): number {
-  const length = end - start - 2
-  for (let index = 0; index < names.length; index++) {
-    const name = names[index]!
-    if (name.length !== length) continue
-    let same = 0
-    while (same < length && bytes[start + 1 + same] === name.charCodeAt(same)) same++
-    if (same === length) return index
+function plainInteger(bytes: Uint8Array, start: number, end: number): number | undefined {
+  const first = bytes[start] === MINUS ? start + 1 : start
+  if (end - first > 15 || (bytes[first] === ZERO && first > start)) return undefined
+  let value = 0
+  for (let at = first; at < end; at++) {
+    const digit = bytes[at]! - ZERO
+    if (digit < 0 || digit > 9) return undefined
+    value = value * 10 + digit
   }
-  return alike(bytes, start + 1, end - 1, names)
-}
-
-/** Reads a key no further than needed: a frame may hold a million of them. */
-function alike(bytes: Buffer, at: number, end: number, names: readonly string[]): number {
-  let folded = ''
-  let exact = true
-  let beforeNul = -1
-  while (at < end) {
-    let code = bytes[at]!
-    if (code === BACKSLASH) {
-      if (bytes[at + 1] !== 0x75) return beforeNul
-      code = 0
-      const stop = at + 6
-      for (at += 2; at < stop; at++) code = code * 16 + hexDigit(bytes[at]!)
-    } else if (code < 0x80) at++
-    else if (code < 0xe0) {
-      code = ((code & 0x1f) << 6) | (bytes[at + 1]! & 0x3f)
-      at += 2
-    } else return beforeNul
-    if (code === 0) {
-      exact = false
-      if (beforeNul < 0) beforeNul = resembled(names, folded)
-      continue
-    }
-    const letter = foldOf(code)
-    if (letter === undefined || folded.length === LONGEST) return beforeNul
-    if (letter.charCodeAt(0) !== code) exact = false
-    folded += letter
-  }
-  const index = resembled(names, folded)
-  if (index < 0) return beforeNul
-  return exact ? index - ALIKE : index
-}
-
-function hexDigit(byte: number): number {
-  return byte <= 0x39 ? byte - 0x30 : (byte | 0x20) - 0x57
-}
-
-/** The letter of a known name that some parser takes this one for. */
-function foldOf(code: number): string | undefined {
-  if (code >= 0x61 && code <= 0x7a) return String.fromCharCode(code)
-  if (code >= 0x41 && code <= 0x5a) return String.fromCharCode(code + 0x20)
-  return code === 0x5f ? '_' : folds.get(code)
-}
-
-function resembled(names: readonly string[], folded: string): number {
-  const index = names.indexOf(folded)
-  return index < 0 ? -1 : index + ALIKE
+  return first > start ? -value : value
 }

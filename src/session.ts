@@ -25,7 +25,8 @@ export interface SessionActions {
 }
 
 export interface SessionOptions {
-  id: string
+  /** @default a UUID, made when somebody asks for it */
+  id?: string
   upstream: string
   signal: AbortSignal
   principal?: string
@@ -35,8 +36,6 @@ export interface SessionOptions {
 
 /** One client joined to one server. Emits `'restart'` when its upstream was replaced by a new one. */
 export class Session extends EventEmitter<{ restart: [] }> {
-  /** Unique in this process and hard to guess. */
-  readonly id: string
   /** Shared by all messages of the session; yours to fill. */
   readonly state: Record<string, unknown> = {}
   /** Aborted when the session closes. */
@@ -50,16 +49,23 @@ export class Session extends EventEmitter<{ restart: [] }> {
   /** `modern` once a request said 2026-07-28 or later and no `initialize` was seen after it. */
   era: 'legacy' | 'modern' = 'legacy'
   readonly #actions: SessionActions
+  #id: string | undefined
 
   /** @internal */
   constructor(options: SessionOptions, actions: SessionActions) {
     super()
-    this.id = options.id
+    this.#id = options.id
     this.upstream = options.upstream
     this.signal = options.signal
     if (options.era !== undefined) this.era = options.era
     if (options.principal !== undefined) this.principal = options.principal
     this.#actions = actions
+  }
+
+  /** Unique in this process and hard to guess. */
+  get id(): string {
+    this.#id ??= crypto.randomUUID()
+    return this.#id
   }
 
   /**

@@ -1,4 +1,3 @@
-import { validateHeaderName, validateHeaderValue } from 'node:http'
 import querystring from 'node:querystring'
 import { LONGEST_TIMER } from './rest.js'
 
@@ -62,10 +61,13 @@ export function parseHeaders(text: string): [name: string, value: string][] {
   })
 }
 
+/** Only where there are headers: it takes longer to load than all of the command line to be read. */
+const http = () => process.getBuiltinModule('node:http')
+
 /** What is no name may be part of a value that was written without one: it is not shown. */
 function checkedName(option: string, name: string): string {
   try {
-    validateHeaderName(name)
+    http().validateHeaderName(name)
     return name
   } catch {
     throw new UsageError(`${option}: expected a header name, got one with a character that no header name may have`)
@@ -74,7 +76,7 @@ function checkedName(option: string, name: string): string {
 
 function checkedValue(option: string, name: string, value: string): string {
   try {
-    validateHeaderValue(name, value)
+    http().validateHeaderValue(name, value)
     return value
   } catch {
     throw new UsageError(`${option} ${name}: expected a value of visible Latin-1 characters, got one with another`)

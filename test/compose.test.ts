@@ -70,6 +70,23 @@ describe('Stack', () => {
     expect(new Stack<unknown>([], () => () => {}).between(-1, 0)).toBeUndefined()
   })
 
+  it('passes by what does not concern a message, all of it without a chain where nothing does', async () => {
+    const some = new Stack<string[]>([() => {}, () => {}, () => {}, () => {}], (_middleware, place) => {
+      const it = step(String(place))
+      if (place < 3) it.concerns = (log) => log[0] === `for ${place}`
+      return it
+    })
+    const walk = async (log: string[], to: number) => {
+      const chain = some.between(-1, to)
+      await chain?.(log, () => {})
+      return [chain?.concerns?.(log), log.filter((it) => it.startsWith('>')).join(' ')]
+    }
+    expect(await walk(['for 1'], 3)).toEqual([true, '> 0 > 1 > 2'])
+    expect(await walk(['for none'], 3)).toEqual([false, ''])
+    expect(await walk(['for none'], 4)).toEqual([undefined, '> 3'])
+    expect([0, 1, 3].map((place) => some.concerns(place, ['for 1']))).toEqual([false, true, true])
+  })
+
   it('makes each chain once', () => {
     expect(stack.between(-1, 3)).toBe(stack.between(-1, 3))
     expect(stack.between(-1, 2)).not.toBe(stack.between(2, -1))

@@ -9,10 +9,13 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 /** Imports go down the floors, or stay on one; a folder is one room. */
 const floors: Record<string, number> = {
   deferred: 0,
+  ids: 0,
   json: 0,
   alike: 1,
   glob: 1,
   rewrite: 0,
+  batch: 0,
+  names: 0,
   scan: 1,
   message: 1,
   error: 1,

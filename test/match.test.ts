@@ -6,6 +6,7 @@ import {
   onNotification,
   onRequest,
   onResponse,
+  RpcError,
 } from 'open-mcp-proxy'
 import { testContext, testProxy } from 'open-mcp-proxy/testing'
 import { describe, expect, it } from 'vitest'
@@ -56,6 +57,89 @@ describe('onRequest, onNotification, onResponse', () => {
     await onResponse(undefined, () => expect.unreachable())(ctx, next)
     expect(deeds.passed.length).toBe(1)
   })
+})
+
+describe('who looks at other messages only', () => {
+  const pass: Middleware = (_ctx, next) => next()
+
+  it('is passed by, wherever it stands, and has seen what came after a change of the method', async () => {
+    const log: string[] = []
+    const sees =
+      (name: string): Middleware =>
+      (ctx, next) => {
+        log.push(`${name} ${ctx.kind} ${ctx.method}`)
+        return next()
+      }
+    const renames: Middleware = (ctx, next) => {
+      if (ctx.isRequest()) ctx.message = { ...ctx.message, method: 'b' } as never
+      return next()
+    }
+    const { client, server } = await joined((app) =>
+      app
+        .use(onRequest('a', sees('1')), onRequest('b', sees('2')), onResponse('b', sees('3')))
+        .use(
+          onRequest('a', renames),
+          onRequest('a', sees('5')),
+          onRequest('b', sees('6')),
+          onResponse('a', sees('7')),
+          onResponse('b', sees('8')),
+          pass,
+          onNotification('n', sees('10')),
+        ),
+    )
+    client.say({ id: 1, method: 'a' })
+    server.say({ id: 1, result: {} })
+    server.say({ method: 'n' })
+    server.say({ id: 2, method: 'c' })
+    await turnOfLoop()
+    expect(log).toEqual(['1 request a', '6 request b', '8 response b', '10 notification n'])
+    expect([server.take(), client.take()]).toEqual([
+      [{ id: 1, method: 'b' }],
+      [{ id: 1, result: {} }, { method: 'n' }, { id: 2, method: 'c' }],
+    ])
+  })
+
+  it('is not blamed for what is thrown behind it', async () => {
+    const blamed: unknown[] = []
+    const { client } = await joined((app) => {
+      app.removeAllListeners('error')
+      app.on('error', (_error, ctx) => blamed.push(ctx?.middleware))
+      app.use(
+        pass,
+        onRequest('b', function innocent() {}),
+        onResponse('b', function innocent() {}),
+        function thrower() {
+          throw new Error('no')
+        },
+      )
+    })
+    client.say({ id: 1, method: 'a' })
+    await turnOfLoop()
+    expect(blamed).toEqual(['thrower'])
+  })
+
+  for (const [name, first] of Object.entries<Middleware[]>({
+    'whoever is before it': [pass],
+    'the client, too, where nobody looks at it': [],
+  })) {
+    it(`a failed delivery is told by it to ${name}`, async () => {
+      const codes: unknown[] = []
+      const server = new HandWire()
+      server.sending = () => Promise.reject(new RpcError(7, 'no'))
+      const { client } = await joined(
+        (app) =>
+          app.use(
+            ...first,
+            onResponse('a', (ctx) => void codes.push(ctx.error?.code)),
+            onRequest('b', () => {}),
+          ),
+        { server },
+      )
+      client.say({ id: 1, method: 'a' })
+      await turnOfLoop()
+      expect(codes).toEqual([7])
+    })
+  }
 })
 
 describe('onExchange', () => {

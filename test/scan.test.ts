@@ -42,6 +42,18 @@ describe('scan', () => {
     })
   })
 
+  test.each([10, 100_000])('does not walk again over the frame that it has just scanned: %i bytes', (length) => {
+    const frame = bytes(`{"jsonrpc":"2.0","method":"${'a'.repeat(length)}"}`)
+    const other = bytes('{"jsonrpc":"2.0","method":"b"}')
+    const head = scan(frame)
+    expect(scan(frame)).toBe(head)
+    expect(scan(Buffer.from(frame))).not.toBe(head)
+    expect(scan(other)).toMatchObject({ method: 'b' })
+    expect(scan(frame)).toEqual(head)
+    expect(() => scan(bytes('{}'))).toThrow()
+    expect(scan(frame)).toEqual(head)
+  })
+
   test.each<[string, object]>([
     ['{"jsonrpc":"2.0","method":"a","params":{"uri":"b"}}', { kind: 'notification', method: 'a', name: 'b' }],
     [

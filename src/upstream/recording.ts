@@ -1,6 +1,6 @@
-import { randomBytes } from 'node:crypto'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { proxyError } from '../error.js'
+import { OwnIds } from '../ids.js'
 import { resultMember, tokenValue, withId } from '../message.js'
 import type { Head } from '../scan.js'
 import type { Frame, Wire } from '../wire.js'
@@ -24,8 +24,7 @@ export class Recording {
   readonly #subscriptions = new Map<string, Scanned>()
   /** Requests of our own that have no answer. */
   readonly #replayed = new Map<RequestId, (answer: Scanned) => void>()
-  readonly #prefix = `omp-${randomBytes(6).toString('base64url')}-`
-  #serial = 0
+  readonly #ids = new OwnIds()
 
   /** A notification was taken, or never will be. */
   told({ frame, head }: Scanned): void {
@@ -84,8 +83,7 @@ export class Recording {
   }
 
   async #ask(wire: Wire, { frame, head }: Scanned, onAnswer: (answer: Scanned) => void): Promise<void> {
-    this.#serial += 1
-    const id = `${this.#prefix}${this.#serial}`
+    const id = this.#ids.next()
     this.#replayed.set(id, onAnswer)
     await wire.send(withId(frame, head, JSON.stringify(id)))
   }

@@ -3,7 +3,7 @@ import { RpcError } from 'open-mcp-proxy'
 import { describe, expect, it, vi } from 'vitest'
 import { deferred, HandWire, joined, proxys, turnOfLoop } from '../fixtures/played.js'
 
-const ownId = expect.stringMatching(/^omp-[\w-]{8}-\d+$/)
+const ownId = expect.stringMatching(/^omp-[0-9a-f]{12}-\d+$/)
 
 /** A middleware that asks the other end before it hands a request of the client on. */
 const asking =

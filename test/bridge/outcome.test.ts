@@ -526,7 +526,7 @@ describe('an id that may still be answered late', () => {
     await turnOfLoop()
     const [one, two] = server.take()
     expect(one).toEqual(request)
-    expect(two).toEqual({ id: expect.stringMatching(/^omp-[\w-]{8}-1$/), method: 'm' })
+    expect(two).toEqual({ id: expect.stringMatching(/^omp-[0-9a-f]{12}-1$/), method: 'm' })
     expect(client.take()).toEqual([{ id: 1, result: { hasty: true } }])
 
     server.say({ id: 1, result: { late: true } })

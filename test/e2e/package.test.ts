@@ -51,6 +51,7 @@ test('holds what was built and the papers, and no path of this disk', async () =
     'CHANGELOG.md',
     'LICENSE',
     'README.md',
+    'dist/LICENSES.txt',
     'dist/schema.json',
     'package.json',
   ])

@@ -19,9 +19,14 @@ interface Locked {
 const read = (path: string) => JSON.parse(readFileSync(join(root, path), 'utf8'))
 const { packages } = read('package-lock.json') as { packages: Record<string, Locked> }
 const all = Object.entries(packages).filter(([path]) => path !== '')
-/** What comes along with `npm install open-mcp-proxy`. */
-const shipped = all.filter(([, { dev, devOptional }]) => !dev && !devOptional)
 const nameOf = (path: string) => path.slice(path.lastIndexOf('node_modules/') + 'node_modules/'.length)
+/** What is built into our own files. */
+const builtIn = readFileSync(join(root, 'dist/LICENSES.txt'), 'utf8').matchAll(/^([\w-]+) (\d+\.\d+\.\d+)$/gm)
+const inside = new Map(Array.from(builtIn, ([, name, version]) => [name!, version!]))
+/** What comes along with `npm install open-mcp-proxy`. */
+const shipped = all.filter(
+  ([path, { dev, devOptional, version }]) => (!dev && !devOptional) || inside.get(nameOf(path)) === version,
+)
 
 describe('the lock file', () => {
   test('has a hash of every package, all of them of this day', () => {
@@ -46,11 +51,16 @@ describe('what is shipped with us', () => {
   test('is these packages, and no others', () => {
     const direct = Object.keys(read('package.json').dependencies)
     expect(direct.join(' ')).toMatchInlineSnapshot(
-      `"@modelcontextprotocol/sdk @opentelemetry/api @sinonjs/fake-timers ajv brace-expansion commander cross-spawn eventsource import-meta-resolve jiti jose koa-compose lilconfig p-queue prom-client rotating-file-stream"`,
+      `"@modelcontextprotocol/sdk @opentelemetry/api @sinonjs/fake-timers ajv brace-expansion eventsource import-meta-resolve jiti jose lilconfig prom-client rotating-file-stream"`,
     )
-    const names = [...new Set(shipped.map(([path]) => nameOf(path)))].filter((it) => !direct.includes(it)).sort()
+    expect([...inside.keys()].join(' ')).toMatchInlineSnapshot(
+      `"commander cross-spawn eventemitter3 isexe koa-compose p-queue p-timeout path-key shebang-command shebang-regex which"`,
+    )
+    const names = [...new Set(shipped.map(([path]) => nameOf(path)))]
+      .filter((it) => !direct.includes(it) && !inside.has(it))
+      .sort()
     expect(names.join(' ')).toMatchInlineSnapshot(
-      `"@hono/node-server @sinonjs/commons accepts ajv-formats async-function async-generator-function balanced-match bintrees body-parser bytes call-bind-apply-helpers call-bound content-disposition content-type cookie cookie-signature cors debug depd dunder-proto ee-first encodeurl es-define-property es-errors es-object-atoms escape-html etag eventemitter3 eventsource-parser express express-rate-limit fast-deep-equal fast-uri finalhandler forwarded fresh function-bind generator-function get-intrinsic get-proto gopd has-symbols hasown hono http-errors iconv-lite inherits ip-address ipaddr.js is-promise isexe json-schema-traverse json-schema-typed math-intrinsics media-typer merge-descriptors mime-db mime-types ms negotiator object-assign object-inspect on-finished once p-timeout parseurl path-key path-to-regexp pkce-challenge proxy-addr qs range-parser raw-body require-from-string router safer-buffer send serve-static setprototypeof shebang-command shebang-regex side-channel side-channel-list side-channel-map side-channel-weakmap statuses tdigest toidentifier type-detect type-is unpipe vary which wrappy zod zod-to-json-schema"`,
+      `"@hono/node-server @sinonjs/commons accepts ajv-formats async-function async-generator-function balanced-match bintrees body-parser bytes call-bind-apply-helpers call-bound content-disposition content-type cookie cookie-signature cors debug depd dunder-proto ee-first encodeurl es-define-property es-errors es-object-atoms escape-html etag eventsource-parser express express-rate-limit fast-deep-equal fast-uri finalhandler forwarded fresh function-bind generator-function get-intrinsic get-proto gopd has-symbols hasown hono http-errors iconv-lite inherits ip-address ipaddr.js is-promise json-schema-traverse json-schema-typed math-intrinsics media-typer merge-descriptors mime-db mime-types ms negotiator object-assign object-inspect on-finished once parseurl path-to-regexp pkce-challenge proxy-addr qs range-parser raw-body require-from-string router safer-buffer send serve-static setprototypeof side-channel side-channel-list side-channel-map side-channel-weakmap statuses tdigest toidentifier type-detect type-is unpipe vary wrappy zod zod-to-json-schema"`,
     )
   })
 
@@ -85,7 +95,7 @@ test('what is published is what was built, its types, its papers, and nothing el
   const odd = files
     .map(({ path }) => path)
     .filter((path) => !/^dist\/(?:[\w-]+|middleware\/\w+)(?:\.js|\.d\.ts)$|^dist\/schema\.json$/.test(path))
-  expect(odd.sort()).toEqual(['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json'])
+  expect(odd.sort()).toEqual(['CHANGELOG.md', 'LICENSE', 'README.md', 'dist/LICENSES.txt', 'package.json'])
   // No path of the machine that built it, no key, no source map of its own.
   const texts = files.map(({ path }) => readFileSync(join(root, path), 'utf8'))
   expect(
