@@ -22,6 +22,7 @@ const floors: Record<string, number> = {
   message: 1,
   error: 1,
   lane: 1,
+  ledger: 1,
   rest: 1,
   spare: 1,
   session: 1,
