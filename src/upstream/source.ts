@@ -1,13 +1,13 @@
-import type { Readable } from 'node:stream'
 import type { ReaderLike } from 'eventsource'
 import { EventReader } from '../events.js'
+import type { Body } from './body.js'
 import { type StreamOptions, watchSilence } from './stream.js'
 
 /**
  * A body as the eventsource package reads it. That decodes what it reads and holds it without bound; so the bytes are
  * cut into events here, where they are counted, and pass through it as one character each. `bytesOf` undoes that.
  */
-export function readEncoded(body: Readable, options: Omit<StreamOptions, 'onFrame'>): ReaderLike {
+export function readEncoded(body: Body, options: Omit<StreamOptions, 'onFrame'>): ReaderLike {
   const ready: Uint8Array[] = []
   let wake = () => {}
   let ended = false
@@ -21,17 +21,20 @@ export function readEncoded(body: Readable, options: Omit<StreamOptions, 'onFram
       ready.push(Buffer.from(`event: ${type}\ndata: ${lines}\n\n`))
     },
   })
-  const stopWatch = watchSilence(body, options.gate, options.silence)
-  body.on('data', (chunk: Buffer) => {
-    events.push(chunk)
-    wake()
-  })
-  body.once('close', () => {
-    stopWatch()
-    ended = true
-    wake()
-  })
-  options.gate.add(body)
+  const watch = watchSilence(body, options.gate, options.silence)
+  const sink = {
+    onData(chunk: Buffer) {
+      watch?.refresh()
+      events.push(chunk)
+      wake()
+    },
+    onEnd() {
+      clearTimeout(watch)
+      ended = true
+      wake()
+    },
+  }
+  body.read(sink, options.gate)
   return {
     async read() {
       while (ready.length === 0 && !ended) {

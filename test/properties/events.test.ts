@@ -4,8 +4,8 @@ import { createParser } from 'eventsource-parser'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { EventReader } from '../../src/events.js'
+import { bodyOf, Gate } from '../../src/upstream/body.js'
 import { bytesOf, readEncoded } from '../../src/upstream/source.js'
-import { Gate } from '../../src/upstream/stream.js'
 import { cut, runs, sizes } from './search.js'
 
 type Heard = ['event', type: string, data: string, id: string | undefined] | ['retry', number] | ['comment', string]
@@ -260,7 +260,7 @@ describe('readEncoded', () => {
             headers: { get: () => 'text/event-stream' },
             body: {
               getReader: () =>
-                readEncoded(body, { gate: new Gate(), maxBytes: 1 << 20, silence: 0, onTooLarge: () => {} }),
+                readEncoded(bodyOf(body), { gate: new Gate(), maxBytes: 1 << 20, silence: 0, onTooLarge: () => {} }),
             },
           }),
         })
