@@ -197,36 +197,58 @@ export class Gate {
   }
 }
 
-/**
- * Reads a whole body, without a byte order mark (RFC 8259, section 8.1). One over `maxBytes` is -31007, one that breaks off
- * -31003.
- */
-export function collect(
-  body: Body,
-  gate: Gate,
-  maxBytes: number,
-  onText: (text: Buffer) => void,
-  onError: (error: RpcError) => void,
-): void {
-  const pieces = new Pieces()
-  let isTooLarge = false
-  const sink: Sink = {
-    onData(chunk) {
-      pieces.add(chunk)
-      if (pieces.size <= maxBytes || isTooLarge) return
-      isTooLarge = true
-      body.destroy()
-    },
-    onEnd(isWhole) {
-      if (isTooLarge) onError(proxyError('too_large', { phase: 'sent' }))
-      else if (isWhole) onText(withoutBom(pieces.take()))
-      else onError(proxyError('upstream_bad_response', { phase: 'sent', detail: 'broken connection' }))
-    },
+export interface CollectEvents {
+  /** Without a byte order mark (RFC 8259, section 8.1). */
+  onText(text: Buffer): void
+  /** One over the limit is -31007, one that breaks off -31003. */
+  onError(error: RpcError): void
+}
+
+/** Reads a whole body. */
+export function collect(body: Body, gate: Gate, maxBytes: number, events: CollectEvents): void {
+  body.read(new Collector(body, maxBytes, events), gate)
+}
+
+class Collector implements Sink {
+  readonly #body: Body
+  readonly #maxBytes: number
+  readonly #events: CollectEvents
+  /** Nearly all come in one piece. */
+  #first: Buffer | undefined
+  #pieces: Pieces | undefined
+  #isTooLarge = false
+
+  constructor(body: Body, maxBytes: number, events: CollectEvents) {
+    this.#body = body
+    this.#maxBytes = maxBytes
+    this.#events = events
   }
-  body.read(sink, gate)
+
+  onData(chunk: Buffer): void {
+    if (this.#isTooLarge) return
+    if (this.#first === undefined) this.#first = chunk
+    else {
+      this.#pieces ??= joined(this.#first)
+      this.#pieces.add(chunk)
+    }
+    this.#isTooLarge = (this.#pieces?.size ?? chunk.length) > this.#maxBytes
+    if (this.#isTooLarge) this.#body.destroy()
+  }
+
+  onEnd(isWhole: boolean): void {
+    if (this.#isTooLarge) this.#events.onError(proxyError('too_large', { phase: 'sent' }))
+    else if (isWhole) this.#events.onText(withoutBom(this.#pieces?.take() ?? this.#first ?? Buffer.alloc(0)))
+    else this.#events.onError(proxyError('upstream_bad_response', { phase: 'sent', detail: 'broken connection' }))
+  }
+}
+
+function joined(first: Buffer): Pieces {
+  const pieces = new Pieces()
+  pieces.add(first)
+  return pieces
 }
 
 /** The same, as a promise. */
 export function collected(body: Body, gate: Gate, maxBytes: number): Promise<Buffer> {
-  return new Promise((resolve, reject) => collect(body, gate, maxBytes, resolve, reject))
+  return new Promise((resolve, reject) => collect(body, gate, maxBytes, { onText: resolve, onError: reject }))
 }

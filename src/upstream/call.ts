@@ -15,6 +15,7 @@ import type { Head } from '../scan.js'
 import type { Frame, FrameMeta, StreamEvent } from '../wire.js'
 import { headOf, messagesOf, type RefusalBody, readRefusal, statusError } from './answer.js'
 import { askTools } from './ask.js'
+import type { CollectEvents } from './body.js'
 import type { Channel } from './channel.js'
 import type { Exchange, HttpResponse, Taker } from './request.js'
 import { EVENT_STREAM, follow, mediaType } from './stream.js'
@@ -36,7 +37,7 @@ const OVERTAKE_MS = 100
 const VISIBLE_ASCII = /^[\x21-\x7e]+$/
 
 /** A request over Streamable HTTP. It is answered, or failed by a frame of our own, exactly once. */
-export class Call implements Taker {
+export class Call implements Taker, CollectEvents {
   readonly head: Head
   /** The revision that it names itself; undefined on a legacy one. */
   readonly modern: string | undefined
@@ -125,6 +126,11 @@ export class Call implements Taker {
     else this.#accepted(response)
   }
 
+  onText(body: Buffer): void {
+    if (body.length > 0) this.#hand(body)
+    this.#end(`HTTP ${this.#meta.status} without the answer`)
+  }
+
   onError(error: Error): void {
     this.#heard?.resolve()
     this.#fail(error instanceof RpcError ? error : bad('broken connection'))
@@ -134,7 +140,7 @@ export class Call implements Taker {
     if (this.head.method === 'initialize' && this.modern === undefined) this.#channel.session = sessionOf(response)
     const type = mediaType(response)
     if (type === EVENT_STREAM) this.#unlessFaulty(this.#stream(response))
-    else if (type === 'application/json') this.#collect(response)
+    else if (type === 'application/json') this.#channel.collect(response, this)
     else {
       response.body.discard()
       this.#fail(bad(`HTTP ${response.status} without an answer`))
@@ -160,17 +166,6 @@ export class Call implements Taker {
     }
     this.#aborting?.signal.throwIfAborted()
     await this.#sent(channel.postModern(this.#frame, prefersStream(this.#came), headers, this))
-  }
-
-  #collect(response: HttpResponse): void {
-    this.#channel.collect(
-      response,
-      (body) => {
-        if (body.length > 0) this.#hand(body)
-        this.#end(`HTTP ${response.status} without the answer`)
-      },
-      (error) => this.onError(error),
-    )
   }
 
   async #refused(response: HttpResponse): Promise<void> {

@@ -1,4 +1,4 @@
-import { collect, collected, Gate } from './body.js'
+import { type CollectEvents, collect, collected, Gate } from './body.js'
 import type { Endpoint } from './endpoint.js'
 import type { Exchange, HttpResponse, Taker } from './request.js'
 import { readEvents, type StreamEnd, type StreamOptions } from './stream.js'
@@ -83,8 +83,8 @@ export class Channel {
     return collected(response.body, this.gate, this.endpoint.maxMessageBytes)
   }
 
-  collect(response: HttpResponse, onText: (text: Buffer) => void, onError: (error: Error) => void): void {
-    collect(response.body, this.gate, this.endpoint.maxMessageBytes, onText, onError)
+  collect(response: HttpResponse, events: CollectEvents): void {
+    collect(response.body, this.gate, this.endpoint.maxMessageBytes, events)
   }
 
   events(response: HttpResponse, take: Pick<StreamOptions, 'onFrame' | 'onTooLarge'>): Promise<StreamEnd> {

@@ -86,7 +86,8 @@ export class Endpoint {
       fields = this.#merged(request.headers)
       this.#fields.set(request.headers, fields)
     }
-    return this.#client.open(request.url ?? this.url, { ...request, fields }, taker)
+    const { method, body } = request
+    return this.#client.open(request.url ?? this.url, { method, fields, body }, taker)
   }
 
   /** The response alone. Rejects as a taker is told of an error; `signal` ends the body too. */

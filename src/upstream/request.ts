@@ -71,15 +71,11 @@ export class HttpClient {
   }
 
   open(url: URL, request: HttpRequest, taker: Taker): Exchange {
-    return new Following((to, hop) => this.#hop(to, request, hop), url, request.method, taker)
+    return new Following(this, url, request, taker)
   }
 
-  /** Drops every connection, those in use too. */
-  close(): void {
-    this.#connections.close()
-  }
-
-  #hop(url: URL, request: HttpRequest, taker: Taker): Exchange {
+  /** The same, redirects not followed. */
+  hop(url: URL, request: HttpRequest, taker: Taker): Exchange {
     if (this.#fetch) return fetched(this.#fetch, url, request, taker)
     try {
       return new Sending(this.#connections, url, request, taker)
@@ -87,24 +83,29 @@ export class HttpClient {
       return { written: handled(Promise.reject(fault(error as Error, 'not_sent'))), abort() {} }
     }
   }
+
+  /** Drops every connection, those in use too. */
+  close(): void {
+    this.#connections.close()
+  }
 }
 
 /** An exchange, and those that redirects make of it. */
 class Following implements Exchange, Taker {
   readonly written: Promise<void> | undefined
-  readonly #begin: (url: URL, taker: Taker) => Exchange
-  readonly #method: string
+  readonly #client: HttpClient
+  readonly #request: HttpRequest
   readonly #taker: Taker
   #url: URL
   #hops = 0
   #current: Exchange
 
-  constructor(begin: (url: URL, taker: Taker) => Exchange, url: URL, method: string, taker: Taker) {
-    this.#begin = begin
+  constructor(client: HttpClient, url: URL, request: HttpRequest, taker: Taker) {
+    this.#client = client
     this.#url = url
-    this.#method = method
+    this.#request = request
     this.#taker = taker
-    this.#current = begin(url, this)
+    this.#current = client.hop(url, request, this)
     this.written = this.#current.written
   }
 
@@ -124,14 +125,14 @@ class Following implements Exchange, Taker {
 
   #follow({ status, body }: HttpResponse, location: string): void {
     body.discard()
-    const to = redirected(this.#url, location, this.#method, status, this.#hops)
+    const to = redirected(this.#url, location, this.#request.method, status, this.#hops)
     if (to instanceof RpcError) {
       this.#taker.onError(to)
       return
     }
     this.#url = to
     this.#hops += 1
-    this.#current = this.#begin(this.#url, this)
+    this.#current = this.#client.hop(to, this.#request, this)
     this.#current.written?.catch((error: Error) => this.onError(error))
   }
 }

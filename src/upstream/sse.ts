@@ -58,9 +58,6 @@ export class SseUpstream implements Wire {
         const source = new EventSource(url, { fetch: (_url, init) => this.#fetch(init) })
         this.#source = source
         source.addEventListener('endpoint', ({ data }) => this.#located(bytesOf(data).toString()))
-        source.addEventListener('message', ({ data }) => {
-          if (data !== '') this.onframe?.(bytesOf(data))
-        })
         source.addEventListener('error', (event) => this.#broken(event))
       })
     } finally {
@@ -234,6 +231,9 @@ export class SseUpstream implements Wire {
             gate: this.#gate,
             maxBytes: this.#endpoint.maxMessageBytes,
             silence: this.#endpoint.sseReadTimeout,
+            onFrame: (frame) => {
+              if (!this.#controller.signal.aborted) this.onframe?.(frame)
+            },
             onTooLarge: (head) => {
               this.onerror?.(new FrameError(reasons.too_large.code, reasons.too_large.message, head))
             },
