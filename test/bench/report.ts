@@ -1,0 +1,161 @@
+import type { Contestant } from './contestant.js'
+import { groups } from './measure.js'
+import { median, quantile, ratio } from './stats.js'
+
+interface Spread {
+  readonly median: number
+  readonly low: number
+  readonly high: number
+}
+
+/** Of each subject, each metric. */
+type Figures = Record<string, Record<string, Spread>>
+
+/** How a figure of ours stands to the same one of another, by `GROUP: METRIC: OURS / OTHER`. */
+export type Ratios = Record<string, number>
+
+/** One part of the core, and a piece of work that does not change. */
+export interface Micro {
+  readonly name: string
+  readonly ns: number
+  readonly other: string
+  readonly otherNs: number
+}
+
+export interface Report {
+  readonly date: string
+  readonly node: string
+  readonly machine: string
+  /** How even the machine was: a fixed piece of work, in milliseconds, and what others took of it. */
+  noise?: Spread & { readonly othersPercent: number }
+  readonly groups: Record<string, Figures>
+  micro: readonly Micro[]
+  readonly ratios: Ratios
+  /** What was lost, doubled, misordered or corrupted, and whatever else went wrong. */
+  readonly faults: string[]
+}
+
+export function spread(values: ArrayLike<number>): Spread {
+  return { median: median(values), low: quantile(values, 0.1), high: quantile(values, 0.9) }
+}
+
+/** Adds what was measured in a group; whether anything went wrong that is a fault of ours. */
+export function add(report: Report, group: string, contestants: readonly Contestant[]): boolean {
+  const figures: Figures = {}
+  report.groups[group] = figures
+  for (const { subject, samples, error } of contestants) {
+    const rows = [...samples].map(([metric, values]) => [metric, spread([...values.values()])])
+    figures[subject.name] = Object.fromEntries(rows)
+    if (error !== undefined) report.faults.push(`${group}: ${subject.name}: ${error}`)
+  }
+  const others = contestants.filter(({ subject }) => subject.role !== 'ours')
+  for (const ours of contestants.filter((it) => !others.includes(it))) {
+    for (const [metric, values] of ours.samples) {
+      for (const other of others) {
+        const value = ratio(values, other.samples.get(metric) ?? new Map())
+        if (value !== undefined) report.ratios[key(group, metric, ours.subject.name, other.subject.name)] = value
+      }
+    }
+  }
+  return contestants.some(({ subject, error }) => error !== undefined && subject.role !== 'peer')
+}
+
+export function addMicro(report: Report, micro: readonly Micro[]): void {
+  report.micro = micro
+  for (const { name, ns, other, otherNs } of micro)
+    report.ratios[key('micro', `${name}, ns`, 'ours', other)] = ns / otherNs
+}
+
+const key = (group: string, metric: string, ours: string, other: string) => `${group}: ${metric}: ${ours} / ${other}`
+
+/** What got worse, or better, by more than this is told: less is the noise of a machine. */
+const MARGIN = 4 / 3
+
+export interface Change {
+  readonly key: string
+  readonly before: number
+  readonly now: number
+  /** How many times worse it is; below 1 it is better. */
+  readonly growth: number
+}
+
+/** What has changed beyond the noise, the worst first. Of what is measured in a second more is better, of all else less. */
+export function changes(before: Ratios, now: Ratios): Change[] {
+  const all = Object.entries(now).flatMap(([key, value]) => {
+    const other = before[key]
+    if (other === undefined) return []
+    const growth = key.includes('/s: ') ? other / value : value / other
+    return [{ key, before: other, now: value, growth }]
+  })
+  return all.filter(({ growth }) => growth > MARGIN || growth < 1 / MARGIN).sort((a, b) => b.growth - a.growth)
+}
+
+interface Table {
+  readonly head: readonly string[]
+  readonly rows: readonly (readonly string[])[]
+}
+
+export function changeTable(changed: readonly Change[]): Table {
+  const row = ({ key, before, now, growth }: Change) => {
+    const how = growth > 1 ? `${round(growth)} times worse` : `${round(1 / growth)} times better`
+    return [key, round(before), round(now), how]
+  }
+  return { head: ['ratio', 'baseline', 'now', ''], rows: changed.map(row) }
+}
+
+/** All figures, one row for each; where there are several of ours, in `middleware`, one row for each of them. */
+export function tables({ groups: all, ratios, micro }: Report): Table[] {
+  const { middleware, ...rest } = all
+  const names = [...new Set(Object.values(rest).flatMap((figures) => Object.keys(figures)))]
+  const rows = Object.entries(rest).flatMap(([group, figures]) => {
+    const [ours = '', ...others] = names
+    return Object.entries(figures[ours] ?? {}).map(([metric, { median }]) => {
+      const cell = (other: string) => {
+        const value = figures[other]?.[metric]
+        const of = ratios[key(group, metric, ours, other)]
+        return value ? `${round(value.median)}${of === undefined ? '' : ` (${round(of)})`}` : ''
+      }
+      return [`${groups[group]?.title ?? group}: ${metric}`, round(median), ...others.map(cell)]
+    })
+  })
+  const found = [{ head: ['', ...names], rows }, middlewareTable(middleware ?? {}, ratios), microTable(micro)]
+  return found.filter((it) => it.rows.length > 0)
+}
+
+function microTable(micro: readonly Micro[]): Table {
+  const row = ({ name, ns, other, otherNs }: Micro) => [name, round(ns), other, round(otherNs), round(ns / otherNs)]
+  return { head: ['in the process', 'ns', 'beside', 'ns', 'ratio'], rows: micro.map(row) }
+}
+
+function middlewareTable(figures: Figures, ratios: Ratios): Table {
+  const metrics = Object.keys(Object.values(figures)[0] ?? {})
+  const others = Object.keys(figures)
+  const row = (name: string) =>
+    metrics.map((metric) => {
+      const of = others.flatMap((other) => {
+        const value = ratios[key('middleware', metric, name, other)]
+        return value === undefined ? [] : [`${round(value)} of ${other}`]
+      })
+      const value = figures[name]?.[metric]
+      return value ? `${round(value.median)}${of.length > 0 ? ` (${of.join(', ')})` : ''}` : ''
+    })
+  return { head: ['middleware', ...metrics], rows: others.map((name) => [name, ...row(name)]) }
+}
+
+/** Three digits say all that is certain. */
+function round(value: number): string {
+  return Number(value.toPrecision(3)).toLocaleString('en', { maximumFractionDigits: 3 })
+}
+
+export function asText({ head, rows }: Table): string {
+  const all = [head, ...rows]
+  const widths = head.map((_, column) => Math.max(...all.map((row) => row[column]?.length ?? 0)))
+  const cell = (text: string, column: number) =>
+    column === 0 ? text.padEnd(widths[0]!) : text.padStart(widths[column]!)
+  return all.map((row) => row.map(cell).join('  ').trimEnd()).join('\n')
+}
+
+export function asMarkdown({ head, rows }: Table): string {
+  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`
+  return [line(head), line(head.map((_, column) => (column === 0 ? ':--' : '--:'))), ...rows.map(line)].join('\n')
+}

@@ -1,0 +1,21 @@
+export function quantile(values: ArrayLike<number>, at: number): number {
+  const sorted = Float64Array.from(values).sort()
+  const index = (sorted.length - 1) * at
+  const below = sorted[Math.floor(index)] ?? Number.NaN
+  const above = sorted[Math.ceil(index)] ?? Number.NaN
+  return below + (above - below) * (index % 1)
+}
+
+export const median = (values: ArrayLike<number>) => quantile(values, 0.5)
+
+/** The values of one metric, by the round in which they were measured. */
+export type Samples = Map<number, number>
+
+/** The median of the ratios of each round: what disturbs one round disturbs both. */
+export function ratio(of: Samples, to: Samples): number | undefined {
+  const ratios = [...of].flatMap(([round, value]) => {
+    const other = to.get(round)
+    return other ? [value / other] : []
+  })
+  return ratios.length === 0 ? undefined : median(ratios)
+}
