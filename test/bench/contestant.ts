@@ -83,7 +83,7 @@ export class Contestant {
 
   async open(): Promise<Session> {
     const index = this.sessions.length
-    const session = new Session(this.#channel(), index, this.link === 'stdio')
+    const session = new Session(this.#channel(), { index, isOrdered: this.link === 'stdio' })
     this.sessions.push(session)
     await session.initialize(this.link === 'sse' || this.link === 'listener-sse' ? '2024-11-05' : '2025-06-18')
     return session

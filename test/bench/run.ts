@@ -79,14 +79,12 @@ function subjectsOf(name: string, others: readonly Subject[]): Subject[] {
 /** Measures a group; whether anything went wrong that is a fault of ours. */
 async function measure(name: string, others: readonly Subject[]): Promise<boolean> {
   const { link, steps } = groups[name]!
-  console.error(`${name} …`)
   const bench = new Bench(subjectsOf(name, others), link, effort)
   for (const step of steps) await step(bench)
   return add(report, name, bench.contestants)
 }
 
 function micro(): void {
-  console.error('micro …')
   const found = execFileSync(process.execPath, [built('micro.js'), String(effort.warmUp / 4)], { encoding: 'utf8' })
   addMicro(report, JSON.parse(found))
 }
@@ -100,10 +98,11 @@ function tell(): void {
   for (const fault of report.faults) console.log(`\nFAULT ${fault}`)
 }
 
-/** The ratios alone: times are those of one machine. */
+/** The ratios alone: times are those of one machine. Of a p99 the next run knows nothing. */
 function update(): void {
   const { date, node, machine, ratios } = report
-  const rounded = Object.fromEntries(Object.entries(ratios).map(([key, value]) => [key, Number(value.toPrecision(3))]))
+  const steady = Object.entries(ratios).filter(([key]) => !key.includes('p99'))
+  const rounded = Object.fromEntries(steady.map(([key, value]) => [key, Number(value.toPrecision(3))]))
   writeFileSync(BASELINE, `${JSON.stringify({ date, node, machine, ratios: rounded }, null, 2)}\n`)
 }
 
@@ -126,8 +125,12 @@ async function main(): Promise<void> {
   const before = ticks()
   beat()
   let isFaulty = false
-  for (const name of names.filter((it) => it !== 'micro')) isFaulty = (await measure(name, others)) || isFaulty
-  if (names.includes('micro')) micro()
+  for (const name of names) {
+    const began = performance.now()
+    if (name === 'micro') micro()
+    else isFaulty = (await measure(name, others)) || isFaulty
+    console.error(`${name}: ${((performance.now() - began) / 1_000).toFixed(1)} s`)
+  }
   const after = ticks()
   const foreign = Math.max(0, after.busy - before.busy - (after.own - before.own))
   report.noise = { ...spread(beats), othersPercent: (100 * foreign) / (after.all - before.all) }

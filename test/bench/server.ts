@@ -107,6 +107,7 @@ function sse(port: number): void {
       chunk(socket, [Buffer.from(`event: endpoint\ndata: /message?${streams.push(socket) - 1}\n\n`)])
       return
     }
+    if (path !== '/message') return respond(socket, 404, '')
     respond(socket, 202, '')
     const said = answer(body)
     if (said) chunk(streams[Number(index)]!, [EVENT, ...said, END_OF_EVENT])
@@ -117,6 +118,7 @@ function streamable(port: number, type: string): void {
   let sessions = 0
   const isEvents = type === 'text/event-stream'
   serve(port, (head, body, socket) => {
+    if (head.word(1) !== '/mcp') return respond(socket, 404, '')
     if (head.word(0) === 'GET') return stream(socket)
     if (head.word(0) === 'DELETE') return respond(socket, 200, '')
     const session = `mcp-session-id: ${head.get('mcp-session-id') ?? `session-${++sessions}`}\r\n`

@@ -1,8 +1,14 @@
 import { type Call, DIGITS, getNumber } from './call.js'
 import type { Channel, StdioChannel } from './channel.js'
 
-/** Milliseconds without any message after which something was lost. */
-const PATIENCE = 10_000
+export interface SessionOptions {
+  /** Which of the clients of one proxy it is: each has ids of its own, so that no answer goes astray unseen. */
+  index?: number
+  /** Whether the transport keeps the order of answers. */
+  isOrdered?: boolean
+  /** Milliseconds without any message after which something was lost. @default 10_000 */
+  patience?: number
+}
 
 interface Message {
   id?: number
@@ -47,9 +53,11 @@ class Pattern {
 export class Session {
   readonly #channel: Channel
   readonly #isOrdered: boolean
+  readonly #patience: number
   #next: number
   #pattern: Pattern | undefined
   #tail = ''
+  #isFlooded = false
   #seen = 0
   /** What the answer or the notification with this number is for. */
   #take: (number: number) => void = () => {}
@@ -57,10 +65,10 @@ export class Session {
   #fail: ((error: Error) => void) | undefined
   #error: Error | undefined
 
-  /** Of all sessions at one proxy, each has ids of its own, so that no answer goes astray unseen. */
-  constructor(channel: Channel, index: number, isOrdered: boolean) {
+  constructor(channel: Channel, { index = 0, isOrdered = false, patience = 10_000 }: SessionOptions = {}) {
     this.#channel = channel
     this.#isOrdered = isOrdered
+    this.#patience = patience
     this.#next = 100_000_001 + index * 1_000_000
     channel.onerror = (error) => this.#broken(error)
     channel.onmessage = (line) => {
@@ -134,6 +142,7 @@ export class Session {
   /** The server sends so many notifications, of so many bytes; how many came in a second. */
   async flood(count: number, size: number): Promise<number> {
     this.#expect('')
+    this.#isFlooded = true
     let got = 0
     let rate = 0
     const began = performance.now()
@@ -162,6 +171,7 @@ export class Session {
 
   #expect(tail: string): void {
     this.#tail = tail
+    this.#isFlooded = false
     this.#pattern = undefined
   }
 
@@ -175,9 +185,9 @@ export class Session {
   #run<T>(what: string, begin: (done: (value: T) => void) => void): Promise<T> {
     let seen = -1
     const timer = setInterval(() => {
-      if (this.#seen === seen) this.#broken(new Error(`lost: nothing came for ${PATIENCE / 1_000} s, of ${what}`))
+      if (this.#seen === seen) this.#broken(new Error(`lost: nothing came for ${this.#patience} ms, of ${what}`))
       seen = this.#seen
-    }, PATIENCE)
+    }, this.#patience)
     return new Promise<T>((resolve, reject) => {
       if (this.#error) throw this.#error
       this.#fail = reject
@@ -200,7 +210,7 @@ export class Session {
   #learn(line: Buffer): number | undefined {
     const message: Message = JSON.parse(line.toString())
     const { id, method, params, result, error } = message
-    if (method === 'notifications/message' && typeof params?.data === 'string') return this.#note(line, params.data)
+    if (this.#isFlooded && method === 'notifications/message') return this.#note(line, String(params?.data))
     // Whatever else a proxy may have to say is its own affair.
     if (method !== undefined) return undefined
     const answered = this.#answered
@@ -209,7 +219,7 @@ export class Session {
     if (error) throw new Error(`an error for ${id}: ${JSON.stringify(error).slice(0, 200)}`)
     const text = result?.content?.[0]?.text
     if (text !== `#${id}${this.#tail}`)
-      throw new Error(`corrupted: the answer to ${id} is ${String(text).slice(0, 60)}`)
+      throw new Error(`corrupted, or another's: the answer to ${id}, ${text?.slice(0, 60)}`)
     const [idAt, textAt] = [line.indexOf(`"id":${id}`), line.indexOf(`"#${id}#`)]
     if (idAt >= 0 && textAt >= 0) this.#pattern = new Pattern(line, idAt + 5, textAt + 2)
     return id
