@@ -69,7 +69,7 @@ test('a good one is measured', async () => {
   expect(await run((answers) => answers)).toBeGreaterThan(0)
 })
 
-test('a ratio is the median of those of each round that has both', () => {
+test('a ratio is the median of those of each round that has both, and that of the best of each', () => {
   const of = new Map([
     [0, 1],
     [1, 8],
@@ -81,8 +81,9 @@ test('a ratio is the median of those of each round that has both', () => {
     [1, 2],
     [2, 10],
   ])
-  expect(ratio(of, to)).toBe(3)
-  expect(ratio(of, new Map())).toBeUndefined()
+  expect(ratio(of, to, true)).toEqual({ median: 3, best: 3 })
+  expect(ratio(of, to, false)).toEqual({ median: 3, best: 1 })
+  expect(ratio(of, new Map(), true)).toBeUndefined()
 })
 
 describe('a check', () => {
@@ -94,9 +95,16 @@ describe('a check', () => {
   }
 
   test('says nothing of what is as it was, more or less, nor of what it does not know', () => {
-    expect(changes(baseline, baseline)).toEqual([])
+    expect(changes(baseline, { ratios: baseline, bests: baseline })).toEqual([])
     const now = { 'stdio: 64 in flight, calls/s: ours / raw': 0.46, 'stdio: start, ms: ours / raw': 1.59, new: 9 }
-    expect(changes(baseline, now)).toEqual([])
+    expect(changes(baseline, { ratios: now, bests: {} })).toEqual([])
+  })
+
+  test('says nothing of what only the median or only the best tells: it was the machine', () => {
+    const now = { 'stdio: start, ms: ours / raw': 2.4 }
+    const best = { 'stdio: start, ms: ours / raw': 1.2 }
+    expect(changes(baseline, { ratios: now, bests: best })).toEqual([])
+    expect(changes(baseline, { ratios: best, bests: now })).toEqual([])
   })
 
   test('tells what got worse by more than a third, then what got better', () => {
@@ -106,11 +114,14 @@ describe('a check', () => {
       'slow: peak MB: ours / raw': 0.5,
       'flood: notifications/s: ours / raw': 1,
     }
-    expect(changes(baseline, now).map(({ key, growth }) => [key, Number(growth.toFixed(3))])).toEqual([
+    const bests = { 'flood: notifications/s: ours / raw': 0.8 }
+    expect(
+      changes(baseline, { ratios: now, bests }).map(({ key, growth }) => [key, Number(growth.toFixed(3))]),
+    ).toEqual([
       ['stdio: start, ms: ours / raw', 2],
       ['stdio: 64 in flight, calls/s: ours / raw', 1.5],
+      ['flood: notifications/s: ours / raw', 0.625],
       ['slow: peak MB: ours / raw', 0.5],
-      ['flood: notifications/s: ours / raw', 0.5],
     ])
   })
 })

@@ -18,7 +18,7 @@ export interface Effort {
 }
 
 export const FULL: Effort = { rounds: 10, slice: 200, warmUp: 1_000, sessions: [1, 10, 100], pause: 3_000 }
-export const QUICK: Effort = { rounds: 5, slice: 80, warmUp: 400, sessions: [1, 10], pause: 1_500 }
+export const QUICK: Effort = { rounds: 8, slice: 50, warmUp: 400, sessions: [1, 10], pause: 1_500 }
 
 /** One measurement of several contestants at a time. */
 export type Step = (bench: Bench) => Promise<void>
@@ -86,12 +86,16 @@ async function metered<T>(
   return result
 }
 
-/** Runs calls until it is warm; how many fill a slice. */
-async function warm(session: Session, call: Call, width: number, { warmUp, slice }: Effort): Promise<number> {
+/** Runs calls for so long, and so many that the same code is compiled however slow the machine is; how many fill a slice. */
+async function warm(it: Contestant, call: Call, width: number, { warmUp, slice }: Effort): Promise<number> {
+  const session = await it.open()
+  const least = width < MANY ? 0 : it.link === 'stdio' ? 15_000 : 1_500
+  const batch = width < MANY ? width : 500
   const began = performance.now()
-  const batch = width === MANY ? 500 : width
   let rate = 0
-  while (performance.now() < began + warmUp) rate = await session.inFlight(call, batch, width)
+  for (let sent = 0; sent < least || performance.now() < began + warmUp; sent += batch) {
+    rate = await session.inFlight(call, batch, width)
+  }
   return Math.max(2 * width, Math.round((rate * slice) / 1_000))
 }
 
@@ -100,7 +104,7 @@ function calls(isSingle: boolean): Step {
     const { effort } = bench
     const counts = new Map<Contestant, number>()
     const ready = async (it: Contestant) => {
-      counts.set(it, await warm(await it.open(), SMALL, MANY, effort))
+      counts.set(it, await warm(it, SMALL, MANY, effort))
     }
     await bench.with(ready, () =>
       bench.rounds(effort.rounds, async (it, round) => {
@@ -125,7 +129,7 @@ function size(name: string, bytes: number, width: number): Step {
     const effort = { ...bench.effort, warmUp: bench.effort.warmUp / 2 }
     const counts = new Map<Contestant, number>()
     const ready = async (it: Contestant) => {
-      counts.set(it, await warm(await it.open(), call, width, effort))
+      counts.set(it, await warm(it, call, width, effort))
     }
     await bench.with(ready, async () => {
       await bench.rounds(effort.rounds, async (it, round) => {

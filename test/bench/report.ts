@@ -30,7 +30,10 @@ export interface Report {
   noise?: Spread & { readonly othersPercent: number }
   readonly groups: Record<string, Figures>
   micro: readonly Micro[]
+  /** The medians of all rounds. */
   readonly ratios: Ratios
+  /** The same of the best of all rounds. */
+  readonly bests: Ratios
   /** What was lost, doubled, misordered or corrupted, and whatever else went wrong. */
   readonly faults: string[]
 }
@@ -52,8 +55,11 @@ export function add(report: Report, group: string, contestants: readonly Contest
   for (const ours of contestants.filter((it) => !others.includes(it))) {
     for (const [metric, values] of ours.samples) {
       for (const other of others) {
-        const value = ratio(values, other.samples.get(metric) ?? new Map())
-        if (value !== undefined) report.ratios[key(group, metric, ours.subject.name, other.subject.name)] = value
+        const found = ratio(values, other.samples.get(metric) ?? new Map(), isMoreBetter(metric))
+        if (!found) continue
+        const name = key(group, metric, ours.subject.name, other.subject.name)
+        report.ratios[name] = found.median
+        report.bests[name] = found.best
       }
     }
   }
@@ -79,15 +85,21 @@ export interface Change {
   readonly growth: number
 }
 
-/** What has changed beyond the noise, the worst first. Of what is measured in a second more is better, of all else less. */
-export function changes(before: Ratios, now: Ratios): Change[] {
-  const all = Object.entries(now).flatMap(([key, value]) => {
+/** Of what is measured in a second more is better, of all else less. */
+const isMoreBetter = (metric: string) => /\/s(?=:|$)/.test(metric)
+
+/** What has changed beyond the noise, the worst first: where both the median and the best say so. */
+export function changes(before: Ratios, { ratios, bests }: Pick<Report, 'ratios' | 'bests'>): Change[] {
+  const all = Object.entries(ratios).flatMap(([key, now]) => {
     const other = before[key]
     if (other === undefined) return []
-    const growth = key.includes('/s: ') ? other / value : value / other
-    return [{ key, before: other, now: value, growth }]
+    const growth = (value: number) => (isMoreBetter(key) ? other / value : value / other)
+    const both = [growth(now), growth(bests[key] ?? now)]
+    const [least = 1, most = 1] = both.sort((a, b) => a - b)
+    if (least <= MARGIN && most >= 1 / MARGIN) return []
+    return [{ key, before: other, now, growth: least > 1 ? least : most }]
   })
-  return all.filter(({ growth }) => growth > MARGIN || growth < 1 / MARGIN).sort((a, b) => b.growth - a.growth)
+  return all.sort((a, b) => b.growth - a.growth)
 }
 
 interface Table {
