@@ -16,6 +16,7 @@ const SAID = 400
 
 const started = new Set<number>()
 process.once('exit', () => started.forEach(kill))
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
 
 function kill(pid: number): void {
   try {

@@ -67,6 +67,8 @@ export class Bench {
 }
 
 const SMALL = new Call(150)
+/** One after the other, in a round. */
+const SINGLE = 400
 /** In flight at once. */
 const MANY = 64
 const MEGABYTE = 1e6
@@ -109,10 +111,9 @@ function calls(isSingle: boolean): Step {
     await bench.with(ready, () =>
       bench.rounds(effort.rounds, async (it, round) => {
         const [session] = it.sessions as [Session]
-        const single = effort.slice * 8
         const count = counts.get(it)!
         if (isSingle) {
-          const took = await metered(it, 'one at a time', round, single, () => session.oneByOne(SMALL, single))
+          const took = await metered(it, 'one at a time', round, SINGLE, () => session.oneByOne(SMALL, SINGLE))
           it.add('one at a time, p50 µs', round, median(took))
         }
         const rate = await metered(it, `${MANY} in flight`, round, count, () => session.inFlight(SMALL, count, MANY))

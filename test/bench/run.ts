@@ -5,19 +5,9 @@ import { parseArgs } from 'node:util'
 import { Bench, beat, beats, type Effort, FULL, groups, QUICK } from './measure.js'
 import { peers } from './peers.js'
 import { ticks } from './proc.js'
-import {
-  add,
-  addMicro,
-  asMarkdown,
-  asText,
-  changes,
-  changeTable,
-  type Ratios,
-  type Report,
-  spread,
-  tables,
-} from './report.js'
+import { add, addMicro, changes, type Ratios, type Report, spread } from './report.js'
 import { built, parse, program, raw, type Subject, sdk } from './subjects.js'
+import { asMarkdown, asText, changeTable, tables } from './table.js'
 
 const HELP = `npm run bench -- [options]
 
@@ -74,9 +64,8 @@ function subjectsOf(name: string, others: readonly Subject[]): Subject[] {
   const { link } = groups[name]!
   const where = { server: [], url: '', port: 0 }
   const rest = isQuick && !link.startsWith('listener') ? [] : [sdk]
-  return [program(argv), raw, ...(name === 'slow' ? [] : [parse]), ...rest, ...others].filter(
-    (it) => it.command(link, where) !== undefined,
-  )
+  const all = [program(argv), raw, ...(name === 'slow' ? [] : [parse]), ...rest, ...others]
+  return all.filter((it) => it.command(link, where) !== undefined)
 }
 
 /** Measures a group; whether anything went wrong that is a fault of ours. */
