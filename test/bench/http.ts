@@ -118,7 +118,7 @@ export interface Answer {
 }
 
 /** One connection of a client, with one request on it at a time. */
-export class Connection {
+class Connection {
   readonly socket: Socket
   readonly #released: (connection: Connection) => void
   #answer: Answer | undefined
@@ -179,13 +179,11 @@ export class Client {
     this.port = port
   }
 
-  send(method: string, path: string, headers: string, body: Buffer | undefined, answer: Answer): Connection {
+  send(method: string, path: string, headers: string, body: Buffer | undefined, answer: Answer): void {
     const length = body ? `content-type: application/json\r\ncontent-length: ${body.length}\r\n` : ''
     const accept = 'accept: application/json, text/event-stream\r\n'
     const head = `${method} ${path} HTTP/1.1\r\nhost: 127.0.0.1:${this.port}\r\n${accept}${length}${headers}\r\n`
-    const connection = this.#connection()
-    connection.send(Buffer.from(head, 'latin1'), body, answer)
-    return connection
+    this.#connection().send(Buffer.from(head, 'latin1'), body, answer)
   }
 
   #connection(): Connection {

@@ -3,7 +3,7 @@ const RETURN = 13
 const COLON = 58
 const SPACE = 32
 
-export interface LinesOptions {
+interface LinesOptions {
   /** Empty lines count, too. */
   keepsEmpty?: boolean
   /** A line that came in pieces is good until the next one: then a large one costs no memory. */

@@ -21,7 +21,7 @@ export const FULL: Effort = { rounds: 10, slice: 200, warmUp: 1_000, sessions: [
 export const QUICK: Effort = { rounds: 8, slice: 50, warmUp: 400, sessions: [1, 10], pause: 1_500 }
 
 /** One measurement of several contestants at a time. */
-export type Step = (bench: Bench) => Promise<void>
+type Step = (bench: Bench) => Promise<void>
 
 /** How long a fixed piece of work took whenever a round began: how even the machine was. */
 export const beats: number[] = []
@@ -214,7 +214,7 @@ const listener: Step = async (bench) => {
 
 const sizes = [size('64 KiB', 1 << 16, 16), size('1 MiB', 1 << 20, 4), size('16 MiB', 1 << 24, 1)]
 
-export interface Group {
+interface Group {
   readonly title: string
   readonly link: Link
   readonly steps: readonly Step[]

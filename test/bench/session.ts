@@ -1,7 +1,7 @@
 import { type Call, DIGITS, getNumber } from './call.js'
 import type { Channel, StdioChannel } from './channel.js'
 
-export interface SessionOptions {
+interface SessionOptions {
   /** Which of the clients of one proxy it is: each has ids of its own, so that no answer goes astray unseen. */
   index?: number
   /** Whether the transport keeps the order of answers. */
