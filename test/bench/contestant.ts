@@ -112,9 +112,10 @@ export class Contestant {
     const it = this.#process
     if (it?.exitCode === null && it.signalCode === null) {
       const ended = once(it, 'exit')
-      await Promise.race([Promise.all(this.sessions.map((session) => session.close())), sleep(PATIENCE.end)])
+      const patience = () => sleep(PATIENCE.end, undefined, { ref: false })
+      await Promise.race([Promise.all(this.sessions.map((session) => session.close())), patience()])
       if (this.link.startsWith('listener')) it.kill()
-      await Promise.race([ended, sleep(PATIENCE.end)])
+      await Promise.race([ended, patience()])
     }
     this.sessions = []
     for (const pid of [...all.own, ...all.others, this.#server?.pid ?? 0]) if (pid > 0 && isAlive(pid)) kill(pid)
