@@ -5,6 +5,7 @@ import { Stack, type Step } from './compose.js'
 import type { Context, Middleware } from './context.js'
 import type { Definition } from './define.js'
 import { messageOf } from './error.js'
+import { Ledger } from './ledger.js'
 import {
   type AcceptOptions,
   type HandlerOptions,
@@ -68,7 +69,8 @@ export class Application<State extends object = object> extends EventEmitter<App
     report: (error) => this.#report(error),
   }
   #stack = lineOf([])
-  readonly #bridges = new Set<Bridge>()
+  readonly #bridges = new Ledger<number, Bridge>()
+  #serial = 0
   readonly #listening = new Set<Listening>()
   #serves = false
   readonly #started = new Set<Definition<this>>()
@@ -115,7 +117,7 @@ export class Application<State extends object = object> extends EventEmitter<App
     if (this.#serves) await this.#start(stack)
     const before = definitionsOf<this>(this.#stack)
     this.#stack = stack
-    const retired = Promise.all([...this.#bridges].map((it) => it.past())).then(() => this.#retire(before))
+    const retired = Promise.all(this.#bridges.values().map((it) => it.past())).then(() => this.#retire(before))
     this.#retiring = Promise.all([this.#retiring, retired])
   }
 
@@ -152,9 +154,11 @@ export class Application<State extends object = object> extends EventEmitter<App
       stack: () => this.#stack,
       report: (error, ctx) => this.#report(error, ctx),
     })
-    this.#bridges.add(bridge)
+    this.#serial += 1
+    const number = this.#serial
+    this.#bridges.set(number, bridge)
     void bridge.closed.then(() => {
-      this.#bridges.delete(bridge)
+      this.#bridges.delete(number)
       this.#dropped += bridge.stats.dropped
     })
     try {
@@ -269,7 +273,7 @@ export class Application<State extends object = object> extends EventEmitter<App
   async close(options: { urgent?: boolean } = {}): Promise<void> {
     this.#isClosed = true
     const open = [...this.#listening].map((it) => it.close(options))
-    await Promise.all([...open, ...[...this.#bridges].map((it) => it.close(options))])
+    await Promise.all([...open, ...this.#bridges.values().map((it) => it.close(options))])
     await this.#finish()
   }
 
@@ -293,7 +297,7 @@ export class Application<State extends object = object> extends EventEmitter<App
       lanes: { 'client-to-server': 0, 'server-to-client': 0 },
       dropped: this.#dropped,
     }
-    for (const { stats: one } of this.#bridges) {
+    for (const { stats: one } of this.#bridges.values()) {
       stats.pending += one.pending
       stats.dropped += one.dropped
       stats.lanes['client-to-server'] += one.lanes['client-to-server']

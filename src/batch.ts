@@ -3,6 +3,17 @@ const NEWLINE = Buffer.from('\n')
 /** A part of this size is not copied to have it in one buffer with others: copying costs more than a second buffer to write. */
 const LARGE = 16 * 1024
 
+/** Memory that is written to no more. */
+const settled = new WeakSet<ArrayBufferLike>()
+
+/**
+ * Nobody will change the memory of these bytes: a newline behind a frame there stays one. Not noted where they share it
+ * with other buffers, as small ones do.
+ */
+export function settle({ buffer, byteLength }: Uint8Array): void {
+  if (byteLength === buffer.byteLength) settled.add(buffer)
+}
+
 /**
  * Lines that leave together. Frames that lie one behind another in one buffer with a newline between, as they do in a
  * chunk that was split into lines, leave as one part of that buffer; what is scattered and small is copied together.
@@ -14,7 +25,7 @@ export class Batch {
   #buffer: ArrayBufferLike | undefined
   #start = 0
   #end = 0
-  /** That buffer's bytes, once they were looked at. */
+  /** That buffer's bytes, where they are settled. */
   #bytes: Uint8Array | undefined
 
   /** Bytes in it, newlines counted. */
@@ -26,9 +37,10 @@ export class Batch {
   add(frame: Uint8Array): void {
     const { buffer, byteOffset, length } = frame
     this.#size += length + 1
-    if (buffer !== this.#buffer || byteOffset !== this.#end + 1 || !this.#isEnded()) {
+    if (buffer !== this.#buffer || byteOffset !== this.#end + 1 || !this.#isEnded) {
       this.#close()
       this.#buffer = buffer
+      this.#bytes = settled.has(buffer) ? new Uint8Array(buffer) : undefined
       this.#start = byteOffset
     }
     this.#end = byteOffset + length
@@ -50,14 +62,13 @@ export class Batch {
   }
 
   /** Whether a newline stands behind the part that may go on. */
-  #isEnded(): boolean {
-    this.#bytes ??= new Uint8Array(this.#buffer!)
-    return this.#bytes[this.#end] === LF
+  get #isEnded(): boolean {
+    return this.#bytes?.[this.#end] === LF
   }
 
   #close(): void {
     if (this.#buffer === undefined) return
-    const isEnded = this.#isEnded()
+    const isEnded = this.#isEnded
     this.#parts.push(Buffer.from(this.#buffer as ArrayBuffer, this.#start, this.#end - this.#start + (isEnded ? 1 : 0)))
     if (!isEnded) this.#parts.push(NEWLINE)
     this.#buffer = undefined

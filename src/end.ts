@@ -1,6 +1,7 @@
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import type { RpcError } from './error.js'
 import { Lane } from './lane.js'
+import { Ledger } from './ledger.js'
 import type { Exchange } from './passage.js'
 import type { Side } from './session.js'
 import type { Wire } from './wire.js'
@@ -19,9 +20,9 @@ export class End {
   /** What came from it and has not left. */
   readonly lane = new Lane()
   /** Requests that came from it and have no outcome yet, by their id. */
-  readonly requests = new Map<RequestId, Exchange>()
+  readonly requests = new Ledger<RequestId, Exchange>()
   /** Requests on their way to it under an id of the proxy's own. */
-  readonly aliases = new Map<RequestId, Exchange>()
+  readonly aliases = new Ledger<RequestId, Exchange>()
   /** Ids that it may still answer although nobody waits any more. */
   readonly owed = new Set<RequestId>()
   far!: End
@@ -65,7 +66,7 @@ export class End {
 
   /** Requests of this end, and of the proxy in its place, that have no outcome yet. */
   unfinished(): Exchange[] {
-    const own = [...this.far.aliases.values()].filter((it) => it.own)
+    const own = this.far.aliases.values().filter((it) => it.own)
     return [...this.requests.values(), ...own]
   }
 

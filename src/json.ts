@@ -1,3 +1,5 @@
+import { endOfString } from './strings.js'
+
 /** A part of a JSON text: byte offsets, `end` exclusive. */
 export interface Span {
   readonly start: number
@@ -56,7 +58,7 @@ const SHORT = 32
 const lately: string[] = new Array(SLOTS).fill('')
 const latelyBytes = new Uint8Array(SLOTS * SHORT)
 
-/** So far a string is read byte by byte after its beginning or an escape: a native search would cost more. */
+/** So far a string is read byte by byte: to ask the module costs more. */
 const NEAR = 128
 
 /** What is open around the current value: 1 for an object, 0 for an array. Shared, since no scan interrupts another. */
@@ -148,70 +150,24 @@ function skipKey(bytes: Uint8Array, at: number): number {
 
 export function skipString(bytes: Uint8Array, at: number): number {
   if (bytes[at] !== QUOTE) throw unexpected(bytes, at)
-  at = skipNear(bytes, at + 1)
-  return at < 0 ? -at : skipLongString(bytes, at)
+  at = readString(bytes, at + 1, Math.min(bytes.length, at + NEAR))
+  if (at < 0) return -at
+  const end = endOfString(bytes, at)
+  return end < 0 ? -readString(bytes, at, bytes.length) : end
 }
 
-/**
- * Reads on in a string byte by byte, as long as its escapes are close together. Gives the offset reached, or minus the
- * offset after the string.
- */
-function skipNear(bytes: Uint8Array, at: number): number {
-  const { length } = bytes
-  for (let near = Math.min(length, at + NEAR); at < near; ) {
-    while (at < near && stops[bytes[at]!] === 0) at++
-    if (at >= near) break
+/** Reads on in a string byte by byte. Gives the first offset from `stop` on, or minus the offset after the string. */
+function readString(bytes: Uint8Array, at: number, stop: number): number {
+  while (at < stop) {
+    while (at < stop && stops[bytes[at]!] === 0) at++
+    if (at >= stop) break
     const byte = bytes[at]!
     if (byte === QUOTE) return -(at + 1)
     if (byte !== BACKSLASH) throw unexpected(bytes, at)
     at = skipEscape(bytes, at)
-    near = Math.min(length, at + NEAR)
   }
+  if (at >= bytes.length) throw unexpected(bytes, bytes.length)
   return at
-}
-
-/**
- * The rest of a long string, by native search; after an escape `skipNear` goes first, which does better than two searches
- * for each of them.
- */
-function skipLongString(bytes: Uint8Array, at: number): number {
-  const buffer = asBuffer(bytes)
-  let quote = -1
-  for (;;) {
-    // Looked for again only when it lies behind: a far quote must not be searched for once per escape.
-    if (quote < at) quote = buffer.indexOf(QUOTE, at)
-    if (quote < 0) throw unexpected(bytes, bytes.length)
-    const slash = buffer.subarray(at, quote).indexOf(BACKSLASH)
-    const stop = slash < 0 ? quote : at + slash
-    refuseControls(bytes, at, stop)
-    if (slash < 0) return quote + 1
-    at = skipNear(bytes, skipEscape(bytes, stop))
-    if (at < 0) return -at
-  }
-}
-
-/** Throws where a span holds a control character; looks at sixteen bytes at a time. */
-function refuseControls(bytes: Uint8Array, at: number, stop: number): void {
-  const { byteOffset } = bytes
-  const words = new Int32Array(bytes.buffer, 0, (byteOffset + stop) >>> 2)
-  const first = (byteOffset + at + 3) >>> 2
-  let index = first
-  for (const last = words.length - 3; index < last; index += 4) {
-    const one = words[index]!
-    const two = words[index + 1]!
-    const three = words[index + 2]!
-    const four = words[index + 3]!
-    // The top bit of a byte is set in `x - 0x20 & ~x` where that byte of x is below 0x20 (Hacker's Delight, 6-1).
-    const hits =
-      ((one - 0x20202020) & ~one) |
-      ((two - 0x20202020) & ~two) |
-      ((three - 0x20202020) & ~three) |
-      ((four - 0x20202020) & ~four)
-    if ((hits & 0x80808080) !== 0) break
-  }
-  const head = Math.min(stop, first * 4 - byteOffset)
-  for (; at < head; at++) if (bytes[at]! < 0x20) throw unexpected(bytes, at)
-  for (at = Math.max(at, index * 4 - byteOffset); at < stop; at++) if (bytes[at]! < 0x20) throw unexpected(bytes, at)
 }
 
 function skipEscape(bytes: Uint8Array, at: number): number {

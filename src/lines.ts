@@ -1,5 +1,5 @@
 import type { Writable } from 'node:stream'
-import { Batch } from './batch.js'
+import { Batch, settle } from './batch.js'
 import { type Deferred, deferred, handled } from './deferred.js'
 import { asBuffer } from './json.js'
 
@@ -10,24 +10,27 @@ const LF = 0x0a
 const CR = 0x0d
 const SPACE = 0x20
 const TAB = 0x09
+const NOTHING: Buffer = Buffer.alloc(0)
+const NEWLINE = Buffer.from('\n')
 const BOM = Buffer.from([0xef, 0xbb, 0xbf])
 
 /** What is kept of a line over the limit; the id of a message stands near its beginning. */
 const HEAD_BYTES = 4096
-/** Pieces below this size are joined as they come, so that a peer writing single bytes costs no object for each. */
-const SMALL_PIECE = 64 * 1024
 /** A batch of this size leaves before the tick ends, so that a stream which takes it is not called full. */
 const ENOUGH = 16 * 1024
 /** One of this size leaves though the stream is full. */
 const FULL = 64 * 1024
 
 /**
- * Bytes that come in pieces. Small pieces of like size are joined as they come, each byte at most 16 times, and a big
- * one is never touched before the end.
+ * Bytes that come in pieces. They are joined as they come: each byte is copied three times at most, and once where there
+ * are as many as the last time.
  */
 export class Pieces {
-  #pieces: Buffer[] = []
+  /** A single piece as it came, or room for more. */
+  #bytes = NOTHING
+  #isOurs = false
   #size = 0
+  #lately = 0
 
   get size(): number {
     return this.#size
@@ -35,30 +38,40 @@ export class Pieces {
 
   add(piece: Buffer): void {
     if (piece.length === 0) return
-    this.#size += piece.length
-    let last = piece
-    for (let previous = this.#pieces.at(-1); previous && last.length < SMALL_PIECE; previous = this.#pieces.at(-1)) {
-      if (previous.length > last.length) break
-      this.#pieces.pop()
-      last = Buffer.concat([previous, last])
+    const size = this.#size + piece.length
+    if (this.#size === 0) this.#bytes = piece
+    else {
+      if (!this.#isOurs || size > this.#bytes.length) this.#grow(size)
+      this.#bytes.set(piece, this.#size)
     }
-    this.#pieces.push(last)
+    this.#size = size
+  }
+
+  #grow(size: number): void {
+    const bytes = Buffer.allocUnsafe(size <= this.#lately ? this.#lately : 2 * size)
+    bytes.set(this.#bytes.subarray(0, this.#size))
+    this.#bytes = bytes
+    this.#isOurs = true
+    settle(bytes)
   }
 
   /** A copy of the first bytes, `length` at most. */
   head(length: number): Buffer {
-    return Buffer.concat(this.#pieces, Math.min(this.#size, length))
+    return Buffer.from(this.#bytes.subarray(0, Math.min(this.#size, length)))
   }
 
   /** All of it, and begins anew. A single piece is handed over as it came. */
   take(): Buffer {
-    const all = this.#pieces.length === 1 ? this.#pieces[0]! : Buffer.concat(this.#pieces, this.#size)
+    const { length } = this.#bytes
+    const all = this.#bytes.subarray(0, this.#size)
+    if (this.#isOurs) this.#lately = this.#size
     this.clear()
-    return all
+    return length > 2 * all.length ? Buffer.from(all) : all
   }
 
   clear(): void {
-    this.#pieces = []
+    this.#bytes = NOTHING
+    this.#isOurs = false
     this.#size = 0
   }
 }
@@ -96,13 +109,14 @@ export class LineReader {
   }
 
   push(chunk: Buffer): void {
+    settle(chunk)
     let start = 0
     for (let end = chunk.indexOf(LF); end >= 0; end = chunk.indexOf(LF, start)) {
       const piece = chunk.subarray(start, end)
       start = end + 1
       const isWhole = this.#size === 0 && piece.length <= this.#max
       if (!isWhole) this.#take(piece)
-      const line = isWhole ? this.#lineOf(piece) : this.#finish()
+      const line = isWhole ? this.#lineOf(piece) : this.#finish(NEWLINE)
       if (line !== undefined) this.#options.onLine(line)
     }
     if (start < chunk.length) this.#take(start === 0 ? chunk : chunk.subarray(start))
@@ -129,13 +143,18 @@ export class LineReader {
     if (before <= 2 * this.#max && this.#size > 2 * this.#max) this.#options.onRunaway?.()
   }
 
-  #finish(): Buffer | undefined {
+  /** The line that was gathered, which has `ending` behind it. */
+  #finish(ending = NOTHING): Buffer | undefined {
     const oversize = this.#size > this.#max
-    const bytes = this.#pieces.take()
     this.#size = 0
-    if (!oversize) return this.#lineOf(bytes)
-    this.#first = false
-    return undefined
+    if (oversize) {
+      this.#first = false
+      return undefined
+    }
+    const { size } = this.#pieces
+    this.#pieces.add(ending)
+    const bytes = this.#pieces.take()
+    return this.#lineOf(bytes.subarray(0, size))
   }
 
   /** The line, unless it is of white space only. */

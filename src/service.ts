@@ -1,6 +1,7 @@
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import type { Bridge } from './bridge.js'
 import type { Admission, AdmitRequest, Definition } from './define.js'
+import { Ledger } from './ledger.js'
 import type { Accept, AcceptOptions, Health, Served } from './listener/index.js'
 import type { Session } from './session.js'
 import { nameOf, type OpenOptions, type OpenUpstream, openUpstream, type Upstream } from './upstream/index.js'
@@ -20,7 +21,8 @@ export class Service implements Served {
   readonly #host: ServiceHost
   readonly #name: string
   readonly #upstream: OpenUpstream
-  readonly #joined = new Set<Bridge>()
+  readonly #joined = new Ledger<number, Bridge>()
+  #serial = 0
   readonly #since = performance.now()
   #state: Health['upstream']['state'] = 'unknown'
 
@@ -34,9 +36,11 @@ export class Service implements Served {
   readonly accept: Accept = (client, options = {}) => {
     const open = async (session: Session) => toWire(await this.#upstream.open(session))
     const bridge = this.#host.join(client, open, { ...options, upstream: this.#name })
-    this.#joined.add(bridge)
+    this.#serial += 1
+    const number = this.#serial
+    this.#joined.set(number, bridge)
     void bridge.closed.then(({ served, reason }) => {
-      this.#joined.delete(bridge)
+      this.#joined.delete(number)
       if (served || reason) this.#state = served ? 'up' : 'down'
     })
     return { session: bridge.session, closed: bridge.closed, close: (how) => bridge.close(how) }
@@ -66,7 +70,7 @@ export class Service implements Served {
 
   health(): Health {
     const { sessions, pending } = this.#host.stats()
-    if ([...this.#joined].some((it) => it.isServed)) this.#state = 'up'
+    if (this.#joined.values().some((it) => it.isServed)) this.#state = 'up'
     const uptime = Math.floor((performance.now() - this.#since) / 1_000)
     // A path may be a secret: whoever asks is not known.
     const name = /^https?:/.test(this.#name) ? new URL(this.#name).origin : this.#name

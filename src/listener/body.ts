@@ -45,22 +45,25 @@ export async function readBody(
     cutOff(request)
     return tooLarge(maxBytes)
   }
-  const whole = await bodyAtOnce(request)
-  if (whole && whole.length > maxBytes) return tooLarge(maxBytes)
-  if (whole) return take(whole.length) ? withoutBom(whole) : noRoom()
+  const whole = await bodyAtOnce(request, Number(length))
+  if (whole && !take(whole.length)) return noRoom()
+  if (whole) return withoutBom(whole)
   if (request.destroyed) return invalid(400, 'the body broke off')
   return bodyInTime(request, maxBytes, take)
 }
 
 /**
- * The body of a request that nobody reads yet, where it came with its head, as most do: that takes neither a timer nor
+ * A body of known length that nobody reads yet, where it came with its head, as most do: that takes neither a timer nor
  * listeners.
  */
-async function bodyAtOnce(request: IncomingMessage): Promise<Buffer | undefined> {
+async function bodyAtOnce(request: IncomingMessage, length: number): Promise<Buffer | undefined> {
   if (request.readableFlowing !== null) return undefined
-  // What came with the head is parsed when this turn is over.
+  // What came with the head is parsed by then.
   await undefined
-  return request.complete && !request.destroyed ? ((request.read() as Buffer | null) ?? Buffer.alloc(0)) : undefined
+  if (request.destroyed || length === 0 || request.readableLength !== length) return undefined
+  const body = request.read() as Buffer
+  request.resume()
+  return body
 }
 
 function bodyInTime(

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { INVALID_PARAMS } from '../error.js'
+import { Ledger } from '../ledger.js'
 import { elementsOfBatch, errorFrame } from '../message.js'
 import { HEADER_MISMATCH, isModernRevision, mismatch, missingMeta, modernVersion } from '../mirror.js'
 import { type Head, Refusal, scan } from '../scan.js'
@@ -37,9 +38,10 @@ export class Clients {
   readonly #accept: Accept
   readonly #settings: Settings
   readonly #check = new ArgumentCheck()
-  readonly #streamable = new Map<string, StreamableClient>()
-  readonly #sse = new Map<string, SseClient>()
-  readonly #accepted = new Set<Accepted>()
+  readonly #streamable = new Ledger<string, StreamableClient>()
+  readonly #sse = new Ledger<string, SseClient>()
+  readonly #accepted = new Ledger<number, Accepted>()
+  #serial = 0
   readonly #spare = new Spare(MAX_SPARE)
   readonly #silence: Silence
   #closing = false
@@ -57,7 +59,7 @@ export class Clients {
   /** Takes no new ones, lets those that are there finish, and resolves when none is left. */
   async close(options?: CloseOptions): Promise<void> {
     this.#closing = true
-    await Promise.all([...this.#accepted].map((it) => it.close(options)))
+    await Promise.all(this.#accepted.values().map((it) => it.close(options)))
   }
 
   /** A POST to the endpoint, of either era: the body's own word counts, else the header's. */
@@ -164,8 +166,10 @@ export class Clients {
 
   #join(wire: Wire, options: AcceptOptions): Accepted {
     const accepted = this.#accept(wire, { ...options, maxPending: this.#settings.maxPending })
-    this.#accepted.add(accepted)
-    void accepted.closed.then(() => this.#accepted.delete(accepted))
+    this.#serial += 1
+    const number = this.#serial
+    this.#accepted.set(number, accepted)
+    void accepted.closed.then(() => this.#accepted.delete(number))
     return accepted
   }
 }

@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Frame, FrameMeta } from '../wire.js'
 import type { Quiet, Silence } from './quiet.js'
-import { type EventStream, empty, type Headers, isOpen, isStreamed, json, refuse, refused } from './reply.js'
+import { type EventStream, empty, type Headers, isOpen, isStreamed, json, refuse, refused, whenOver } from './reply.js'
 import type { ResumableStream } from './resumable.js'
 
 /** The session that a POST is of. */
@@ -35,6 +35,7 @@ export class Post implements Quiet {
   readonly response: ServerResponse
   readonly #session: PostSession
   readonly #options: PostOptions
+  readonly #quiet: number
   #owed: number
   #stream: ResumableStream | undefined
 
@@ -43,7 +44,8 @@ export class Post implements Quiet {
     this.#session = session
     this.#options = options
     this.#owed = options.owed
-    session.silence.begin(this)
+    this.#quiet = session.silence.begin(this)
+    whenOver(response, () => this.#speak())
   }
 
   /** It stands where its answers are looked for: those that it brought itself may be all. */
@@ -59,7 +61,7 @@ export class Post implements Quiet {
   stream(): ResumableStream | undefined {
     if (this.#stream !== undefined || this.response.headersSent || !isOpen(this.response)) return this.#stream
     const { retry, answers } = this.#options
-    this.end()
+    this.#speak()
     const stream = this.#session.open()
     this.#stream = stream
     const events = this.#session.events(this.response, stream)
@@ -96,14 +98,14 @@ export class Post implements Quiet {
     if (this.#options.retry !== undefined) this.#stream?.detach(retry)
   }
 
-  /** Its client is gone, or has the answer. */
-  end(): void {
-    this.#session.silence.end(this)
+  /** It will not be quiet any more: it is a stream, or over. */
+  #speak(): void {
+    this.#session.silence.end(this.#quiet)
   }
 
   /** The session is over. */
   close(): void {
-    this.end()
+    this.#speak()
     if (this.#stream) this.#stream.finish()
     else refuse(this.response, refused(503, 'shutting_down'))
   }
@@ -111,7 +113,7 @@ export class Post implements Quiet {
   #finish(): void {
     if (this.#owed > 0) return
     const { answers } = this.#options
-    this.end()
+    this.#speak()
     if (this.#stream) {
       this.#stream.finish()
       this.#session.retire(this.#stream)

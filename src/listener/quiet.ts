@@ -1,3 +1,4 @@
+import { Ledger } from '../ledger.js'
 import { LONGEST_TIMER } from '../rest.js'
 
 export interface Quiet {
@@ -11,35 +12,38 @@ export interface Quiet {
  */
 export class Silence {
   readonly #milliseconds: number
-  /** Since when, the longest first. */
-  readonly #quiet = new Map<Quiet, number>()
+  /** The longest first. */
+  readonly #quiet = new Ledger<number, { it: Quiet; since: number }>()
+  #serial = 0
   #timer: NodeJS.Timeout | undefined
 
   constructor(milliseconds: number) {
     this.#milliseconds = Math.min(milliseconds, LONGEST_TIMER)
   }
 
-  begin(it: Quiet): void {
-    if (this.#milliseconds === 0) return
-    this.#quiet.set(it, performance.now())
+  /** Gives the number under which it ends. */
+  begin(it: Quiet): number {
+    this.#serial += 1
+    if (this.#milliseconds === 0) return this.#serial
+    this.#quiet.set(this.#serial, { it, since: performance.now() })
     this.#timer ??= setTimeout(this.#look, this.#milliseconds).unref()
+    return this.#serial
   }
 
-  end(it: Quiet): void {
-    this.#quiet.delete(it)
+  end(number: number): void {
+    this.#quiet.delete(number)
   }
 
   readonly #look = () => {
     this.#timer = undefined
     const now = performance.now()
-    for (const [it, since] of this.#quiet) {
+    for (const [number, { it, since }] of this.#quiet.entries()) {
       const left = since + this.#milliseconds - now
       if (left > 0) {
         this.#timer = setTimeout(this.#look, left).unref()
         return
       }
-      this.#quiet.delete(it)
-      it.late()
+      if (this.#quiet.delete(number)) it.late()
     }
   }
 }

@@ -52,6 +52,7 @@ export class StatelessClient implements Wire, Quiet {
   onerror?: Wire['onerror']
 
   readonly #options: StatelessOptions
+  readonly #quiet: number
   #stream: EventStream | undefined
   #answered = false
   #handed = false
@@ -59,7 +60,7 @@ export class StatelessClient implements Wire, Quiet {
 
   constructor(options: StatelessOptions) {
     this.#options = options
-    options.silence.begin(this)
+    this.#quiet = options.silence.begin(this)
     whenOver(options.response, () => this.#gone())
   }
 
@@ -127,7 +128,7 @@ export class StatelessClient implements Wire, Quiet {
 
   #open(headers?: FrameMeta['headers']): EventStream | undefined {
     const { response, pace } = this.#options
-    this.#options.silence.end(this)
+    this.#options.silence.end(this.#quiet)
     if (this.#stream || response.headersSent || !isOpen(response)) return this.#stream
     this.#stream = new EventStream(response, passedOn(headers), pace)
     return this.#stream
@@ -142,7 +143,7 @@ export class StatelessClient implements Wire, Quiet {
   #gone(): void {
     if (this.#left) return
     this.#left = true
-    this.#options.silence.end(this)
+    this.#options.silence.end(this.#quiet)
     const { id, kind } = this.#options.head
     if (kind === 'request' && this.#handed && !this.#answered) {
       this.onframe?.(notificationFrame('notifications/cancelled', { requestId: id as RequestId }))

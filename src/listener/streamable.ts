@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { INVALID_REQUEST, proxyError } from '../error.js'
+import { Ledger } from '../ledger.js'
 import { cancelledId, errorFrame, metaMember, notificationFrame, paramsMember, tokenValue } from '../message.js'
 import { isRevisionFrom, prefersStream } from '../mirror.js'
 import { timer } from '../rest.js'
@@ -77,10 +78,11 @@ export class StreamableClient implements Wire, PostSession {
   readonly #options: StreamableOptions
   readonly #streams: Streams
   /** Which POST waits for the answer to a request. */
-  readonly #waiting = new Map<RequestId, Waiting>()
-  readonly #tokens = new Map<unknown, Post>()
-  /** The responses that are not over, and the POSTs that wait behind them. */
-  readonly #responses = new Map<ServerResponse, Post | undefined>()
+  readonly #waiting = new Ledger<RequestId, Waiting>()
+  readonly #tokens = new Ledger<unknown, Post>()
+  /** Those that are not over. */
+  readonly #responses = new Ledger<number, ServerResponse>()
+  #serial = 0
   readonly #room = new Room()
   #session: Session | undefined
   /** `initialize`, until it is answered. */
@@ -137,7 +139,7 @@ export class StreamableClient implements Wire, PostSession {
   /** Ends what is open. Urgent: without waiting for its readers. */
   close({ urgent = false }: CloseOptions = {}): Promise<void> {
     this.#closing ??= this.#close()
-    if (urgent) void settle([...this.#responses.keys()], true)
+    if (urgent) void settle(this.#responses.values(), true)
     return this.#closing
   }
 
@@ -161,7 +163,7 @@ export class StreamableClient implements Wire, PostSession {
     }
     if (head.kind !== 'response') return undefined
     // An error without an id belongs to whoever waits, if that is only one.
-    const posts = new Set([...this.#waiting.values()].map(({ post }) => post))
+    const posts = new Set(this.#waiting.values().map(({ post }) => post))
     return posts.size === 1 ? [...posts][0] : undefined
   }
 
@@ -256,7 +258,6 @@ export class StreamableClient implements Wire, PostSession {
     const retry = this.#polls(request) ? RETRY : undefined
     const options = { owed: taken.size, answers, isBatch, prefersStream: prefersStream(request.headers), retry }
     const post = new Post(response, this, options)
-    this.#responses.set(response, post)
     for (const [id, { frame, head }] of taken) {
       const span = metaMember(frame, head, 'progressToken')
       const token = span && tokenValue(frame, span)
@@ -283,7 +284,7 @@ export class StreamableClient implements Wire, PostSession {
   /** What was asked for on a stream that is not read is taken back; who comes back to it finds that said. */
   #cut(stream: ResumableStream): void {
     this.onerror?.(deaf(this.#options.settings.readTimeout))
-    for (const [id, { post, head }] of this.#waiting) {
+    for (const [id, { post, head }] of this.#waiting.entries()) {
       if (!post.isOn(stream) || id === this.#handshake?.id) continue
       const error = proxyError('overloaded', { phase: 'sent', detail: 'its stream was not read' })
       void this.#settled(id)?.answer(errorFrame(head.idText, error.toJSON()))
@@ -309,10 +310,11 @@ export class StreamableClient implements Wire, PostSession {
   }
 
   #connected(response: ServerResponse): void {
-    this.#responses.set(response, undefined)
+    this.#serial += 1
+    const number = this.#serial
+    this.#responses.set(number, response)
     whenOver(response, () => {
-      this.#responses.get(response)?.end()
-      this.#responses.delete(response)
+      this.#responses.delete(number)
       if (this.#responses.size > 0 || this.#left) return
       this.#idleSince = performance.now()
       this.#idle ??= timer(() => this.#rest(), this.#options.settings.idleTimeout)
@@ -345,9 +347,9 @@ export class StreamableClient implements Wire, PostSession {
 
   async #close(): Promise<void> {
     if (!this.#left) this.#leave()
-    for (const post of new Set([...this.#waiting.values()].map((it) => it.post))) post.close()
+    for (const post of new Set(this.#waiting.values().map((it) => it.post))) post.close()
     this.#streams.finish()
-    await settle([...this.#responses.keys()])
+    await settle(this.#responses.values())
     await this.#streams.close()
   }
 }

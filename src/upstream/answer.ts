@@ -2,7 +2,7 @@ import { proxyError, RpcError } from '../error.js'
 import { elementsOfBatch } from '../message.js'
 import { type Head, scan } from '../scan.js'
 import type { Frame } from '../wire.js'
-import { discard, type HttpResponse } from './request.js'
+import type { HttpResponse } from './request.js'
 
 /** What the SDK's servers say of a request in no session. */
 const NO_SESSION = -32000
@@ -47,7 +47,7 @@ export async function readRefusal(
   inSession: boolean,
 ): Promise<Refused> {
   if (inSession && response.status === 404) {
-    discard(response.body)
+    response.body.discard()
     return { isForgotten: true }
   }
   const body = await read()
@@ -76,7 +76,7 @@ export async function accepted(
   body: () => Promise<Buffer>,
   onLost?: () => void,
 ): Promise<void> {
-  if (response.status >= 200 && response.status <= 299) return discard(response.body)
+  if (response.status >= 200 && response.status <= 299) return response.body.discard()
   const refused = await readRefusal(response, body, onLost !== undefined)
   if (refused.isForgotten) {
     onLost?.()

@@ -4,8 +4,9 @@ import type { Head } from '../scan.js'
 import type { AskTools } from '../tools.js'
 import type { Frame } from '../wire.js'
 import { headOf } from './answer.js'
+import { collected, Gate } from './body.js'
 import type { Endpoint } from './endpoint.js'
-import { collect, Gate, isEventStream, readEvents } from './stream.js'
+import { isEventStream, readEvents } from './stream.js'
 
 /** The id stays on an exchange of its own: it meets no other and nobody sees it. */
 const ID = 'open-mcp-proxy/tools'
@@ -20,20 +21,19 @@ export function askTools(endpoint: Endpoint, frame: Frame, head: Head, version: 
   return async (cursor) => {
     const page = cursor === undefined ? '' : `"cursor":${JSON.stringify(cursor)},`
     const body = `{"jsonrpc":"2.0","id":"${ID}","method":"tools/list","params":{${page}"_meta":${meta}}}`
-    const response = await endpoint.open({
-      method: 'POST',
-      headers: {
-        accept: 'application/json, text/event-stream',
-        'content-type': 'application/json',
-        'mcp-protocol-version': version,
-        'mcp-method': 'tools/list',
-      },
-      body: Buffer.from(body),
-      signal: AbortSignal.any([signal, AbortSignal.timeout(endpoint.timeout)]),
-    }).response
+    const headers = {
+      accept: 'application/json, text/event-stream',
+      'content-type': 'application/json',
+      'mcp-protocol-version': version,
+      'mcp-method': 'tools/list',
+    }
+    const response = await endpoint.ask(
+      { method: 'POST', headers, body: Buffer.from(body) },
+      AbortSignal.any([signal, AbortSignal.timeout(endpoint.timeout)]),
+    )
     const gate = new Gate()
     const { maxMessageBytes: maxBytes } = endpoint
-    if (!isEventStream(response)) return collect(response.body, gate, maxBytes)
+    if (!isEventStream(response)) return collected(response.body, gate, maxBytes)
     let answer: Frame | undefined
     const onFrame = (event: Buffer) => {
       if (headOf(event)?.kind === 'response') answer ??= event

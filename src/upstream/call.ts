@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
+import { type Deferred, deferred } from '../deferred.js'
 import { proxyError, RpcError } from '../error.js'
 import { errorFrame, resultMember, tokenValue } from '../message.js'
 import {
@@ -14,9 +15,10 @@ import type { Head } from '../scan.js'
 import type { Frame, FrameMeta, StreamEvent } from '../wire.js'
 import { headOf, messagesOf, type RefusalBody, readRefusal, statusError } from './answer.js'
 import { askTools } from './ask.js'
+import type { CollectEvents } from './body.js'
 import type { Channel } from './channel.js'
-import { discard, type Exchange, type HttpResponse, linger } from './request.js'
-import { follow, isEventStream, mediaType } from './stream.js'
+import type { Exchange, HttpResponse, Taker } from './request.js'
+import { EVENT_STREAM, follow, mediaType } from './stream.js'
 
 export interface CallEvents {
   onFrame: (frame: Frame, meta: FrameMeta) => void
@@ -25,16 +27,17 @@ export interface CallEvents {
   onForeignAnswer: (id: unknown) => void
   /** The server no longer knows this session. */
   onSessionLost: (session: string) => void
+  /** Nothing more will come. */
+  onSettled: (call: Call) => void
 }
 
-const STREAM_FIRST: Record<string, string> = { accept: 'text/event-stream, application/json' }
 const RESUME_TRIES = 3
 /** A server that answers as JSON sends no head until it is done: so long it has to take the request in. */
 const OVERTAKE_MS = 100
 const VISIBLE_ASCII = /^[\x21-\x7e]+$/
 
 /** A request over Streamable HTTP. It is answered, or failed by a frame of our own, exactly once. */
-export class Call {
+export class Call implements Taker, CollectEvents {
   readonly head: Head
   /** The revision that it names itself; undefined on a legacy one. */
   readonly modern: string | undefined
@@ -44,10 +47,13 @@ export class Call {
   readonly #events: CallEvents
   /** The session it is sent in. */
   readonly #session: string | undefined
-  readonly #controller = new AbortController()
+  #exchange: Exchange | undefined
+  #aborting: AbortController | undefined
   #meta: FrameMeta
-  #response: Promise<HttpResponse> | undefined
   #writtenAt = 0
+  /** Something has come back. */
+  #heard: Deferred | undefined
+  #settled: Deferred | undefined
   #answered = false
   #forgotten = false
   #mirroredAgain = false
@@ -73,27 +79,21 @@ export class Call {
     return this.#answered
   }
 
+  /** Resolves when nothing more will come. */
+  get settled(): Promise<void> {
+    this.#settled ??= deferred()
+    return this.#settled.promise
+  }
+
   /** Its answer came on another stream: its own is not missed any more. */
   answer(): void {
     this.#answered = true
   }
 
-  /** Resolves when it is written; what comes back is for `settle`. */
-  async send(): Promise<Exchange> {
-    const exchange = await this.#post()
-    await exchange.written
-    this.#response = exchange.response
-    this.#writtenAt = performance.now()
-    return exchange
-  }
-
-  /** Resolves when nothing more will come. Never rejects. */
-  async settle(exchange: Exchange): Promise<void> {
-    try {
-      await this.#answer(await exchange.response)
-    } catch (error) {
-      this.#fail(error instanceof RpcError ? error : bad('broken connection'))
-    }
+  /** Returns nothing where it is as good as written, else what resolves when it is. What comes back goes to the events. */
+  send(): Promise<void> | undefined {
+    if (this.modern !== undefined) return this.#sendModern(this.modern)
+    return this.#sent(this.#channel.post(this.#frame, prefersStream(this.#came), this))
   }
 
   /**
@@ -108,43 +108,64 @@ export class Call {
       return true
     }
     const left = this.#writtenAt + OVERTAKE_MS - performance.now()
-    if (left > 0) await Promise.race([this.#response, sleep(left)]).catch(() => {})
+    this.#heard ??= deferred()
+    if (left > 0) await Promise.race([this.#heard.promise, sleep(left)])
     return false
   }
 
   abort(): void {
-    this.#controller.abort()
+    this.#exchange?.abort()
+    this.#aborting?.abort()
   }
 
-  async #post(): Promise<Exchange> {
+  onResponse(response: HttpResponse): void {
+    const { status, headers } = response
+    this.#heard?.resolve()
+    this.#meta = { relatedRequestId: this.head.id, status, headers }
+    if (status < 200 || status > 299) this.#unlessFaulty(this.#refused(response))
+    else this.#accepted(response)
+  }
+
+  onText(body: Buffer): void {
+    if (body.length > 0) this.#hand(body)
+    this.#end(`HTTP ${this.#meta.status} without the answer`)
+  }
+
+  onError(error: Error): void {
+    this.#heard?.resolve()
+    this.#fail(error instanceof RpcError ? error : bad('broken connection'))
+  }
+
+  #accepted(response: HttpResponse): void {
+    if (this.head.method === 'initialize' && this.modern === undefined) this.#channel.session = sessionOf(response)
+    const type = mediaType(response)
+    if (type === EVENT_STREAM) this.#unlessFaulty(this.#stream(response))
+    else if (type === 'application/json') this.#channel.collect(response, this)
+    else {
+      response.body.discard()
+      this.#fail(bad(`HTTP ${response.status} without an answer`))
+    }
+  }
+
+  #sent(exchange: Exchange): Promise<void> | undefined {
+    this.#exchange = exchange
+    this.#writtenAt = performance.now()
+    return exchange.written?.then(() => {
+      this.#writtenAt = performance.now()
+    })
+  }
+
+  async #sendModern(version: string): Promise<void> {
     const channel = this.#channel
-    const { signal } = this.#controller
-    const accept = prefersStream(this.#came) ? STREAM_FIRST : undefined
-    if (this.modern === undefined) return channel.post(this.#frame, { ...accept, ...channel.headers() }, signal)
     const isToolCall = this.head.method === 'tools/call' && this.head.name !== undefined
-    const declared = isToolCall ? await channel.endpoint.tools.of(this.head.name as string, this.#ask(this.modern)) : []
+    const declared = isToolCall ? await channel.endpoint.tools.of(this.head.name as string, this.#ask(version)) : []
     const headers = {
-      ...accept,
       ...paramHeaders(this.#came, declared),
-      ...metadataHeaders(this.#frame, this.head, this.modern),
+      ...metadataHeaders(this.#frame, this.head, version),
       ...argumentHeaders(this.#frame, this.head, declared),
     }
-    return channel.post(this.#frame, headers, signal)
-  }
-
-  async #answer(response: HttpResponse): Promise<void> {
-    const { status, headers } = response
-    this.#meta = { relatedRequestId: this.head.id, status, headers }
-    if (status < 200 || status > 299) return this.#refused(response)
-    if (this.head.method === 'initialize' && this.modern === undefined) this.#channel.session = sessionOf(response)
-    if (isEventStream(response)) return this.#stream(response)
-    if (mediaType(response) !== 'application/json') {
-      discard(response.body)
-      throw bad(`HTTP ${status} without an answer`)
-    }
-    const body = await this.#channel.body(response)
-    if (body.length > 0) this.#hand(body)
-    if (!this.#answered) throw bad(`HTTP ${status} without the answer`)
+    this.#aborting?.signal.throwIfAborted()
+    await this.#sent(channel.postModern(this.#frame, prefersStream(this.#came), headers, this))
   }
 
   async #refused(response: HttpResponse): Promise<void> {
@@ -161,6 +182,7 @@ export class Call {
     if (refusal.id === undefined && refusal.error !== undefined) return this.#fail(refusal.error)
     this.#hand(body)
     if (!this.#answered) throw statusError(response)
+    this.#settle()
   }
 
   #isStale({ error }: RefusalBody): boolean {
@@ -171,8 +193,7 @@ export class Call {
   async #mirrorAgain(version: string): Promise<void> {
     this.#mirroredAgain = true
     await this.#channel.endpoint.tools.refresh(this.#ask(version))
-    const exchange = await this.#post()
-    await this.#answer(await exchange.response)
+    await this.#sendModern(version)
   }
 
   async #stream(response: HttpResponse): Promise<void> {
@@ -184,7 +205,7 @@ export class Call {
         onFrame: (frame) => {
           const before = this.#answered
           this.#hand(frame)
-          if (this.#answered && !before) linger(from.body)
+          if (this.#answered && !before) from.body.linger()
         },
         onTooLarge: (head) => {
           tooLarge = true
@@ -196,11 +217,12 @@ export class Call {
     const end = await read(response)
     if (!done() && this.modern === undefined && end.lastEventId !== '') {
       this.#events.onStream({ relatedRequestId, type: 'detach', retry: end.retry })
-      const { signal } = this.#controller
+      const { signal } = this.#abortable()
       const open = (lastEventId: string) => this.#channel.get(lastEventId, signal)
       await follow({ open, read, broken: end, tries: RESUME_TRIES, done, signal })
     }
-    throw tooLarge ? proxyError('too_large', { phase: 'sent' }) : bad('stream ended without the answer')
+    if (tooLarge) throw proxyError('too_large', { phase: 'sent' })
+    this.#end('stream ended without the answer')
   }
 
   #hand(text: Frame): void {
@@ -227,15 +249,37 @@ export class Call {
     }
   }
 
+  /** All that there is has come; `missing` says what that comes to without the answer. */
+  #end(missing: string): void {
+    if (this.#answered) this.#settle()
+    else this.#fail(bad(missing))
+  }
+
   #fail(error: RpcError | NonNullable<RefusalBody['error']>): void {
-    if (this.#answered || this.#forgotten || this.#channel.closed) return
+    const isTold = !this.#answered && !this.#forgotten && !this.#channel.closed
+    this.#settle()
+    if (!isTold) return
     this.#answered = true
     const told = error instanceof RpcError ? error.toJSON() : error
     this.#events.onFrame(errorFrame(this.head.idText, told), this.#meta)
   }
 
+  #settle(): void {
+    this.#settled?.resolve()
+    this.#events.onSettled(this)
+  }
+
+  #unlessFaulty(end: Promise<void>): void {
+    end.catch((error: Error) => this.onError(error))
+  }
+
   #ask(version: string) {
-    return askTools(this.#channel.endpoint, this.#frame, this.head, version, this.#controller.signal)
+    return askTools(this.#channel.endpoint, this.#frame, this.head, version, this.#abortable().signal)
+  }
+
+  #abortable(): AbortController {
+    this.#aborting ??= new AbortController()
+    return this.#aborting
   }
 }
 

@@ -1,7 +1,9 @@
+import { handled } from '../deferred.js'
 import { proxyError } from '../error.js'
 import { LONGEST_TIMER } from '../rest.js'
 import { ToolHeaders } from '../tools.js'
-import { discard, type Exchange, HttpClient, type HttpRequest, type HttpResponse } from './request.js'
+import { Fields } from './fields.js'
+import { type Exchange, HttpClient, type HttpRequest, type HttpResponse, type Taker } from './request.js'
 
 /** What a server said when it asked for credentials (HTTP 401). */
 export interface AuthInfo {
@@ -16,7 +18,7 @@ export interface HttpUpstreamOptions {
   url: string | URL
   /** Sent with every request; a function is asked before each one. */
   headers?: Headers | (() => Headers | Promise<Headers>)
-  /** Instead of node:http. */
+  /** Instead of connections of our own. */
   fetch?: typeof fetch
   /**
    * Answers a 401 with headers to use from then on, in place of those of the same name. The request is then sent once
@@ -32,7 +34,11 @@ export interface HttpUpstreamOptions {
 }
 
 /** A request to the endpoint; `url` only where it differs from the endpoint's own. */
-export interface EndpointRequest extends HttpRequest {
+export interface EndpointRequest {
+  method: HttpRequest['method']
+  /** Names in lower case. Not changed once they were given: how they are written is kept. */
+  headers: Headers
+  body?: Uint8Array
   url?: URL
 }
 
@@ -48,7 +54,10 @@ export class Endpoint {
   readonly tools = new ToolHeaders()
   readonly #client: HttpClient
   readonly #options: HttpUpstreamOptions
+  /** What every request carries, unless it says otherwise. */
   readonly #basic: Headers
+  /** What became of the headers of a request, where ours stay the same. */
+  readonly #fields = new WeakMap<Headers, Fields>()
   #renewed: Headers = {}
   #generation = 0
   #renewing: Promise<void> | undefined
@@ -58,44 +67,86 @@ export class Endpoint {
     if (this.url.protocol !== 'http:' && this.url.protocol !== 'https:') {
       throw new TypeError(`expected an http: or https: URL, got ${this.url.protocol}`)
     }
-    this.#basic = basicAuth(this.url)
+    const { headers } = options
+    const own = typeof headers === 'function' ? {} : lower(headers ?? {})
+    this.#basic = { 'accept-encoding': 'identity', ...basicAuth(this.url), ...own }
     this.timeout = Math.min(options.timeout ?? 5_000, LONGEST_TIMER)
     this.sseReadTimeout = Math.min(options.sseReadTimeout ?? 0, LONGEST_TIMER)
     this.maxMessageBytes = options.maxMessageBytes ?? 64 * 1024 * 1024
     this.#options = options
-    this.#client = new HttpClient({ ...options, timeout: this.timeout })
+    this.#client = new HttpClient(this.url, { ...options, timeout: this.timeout })
   }
 
   /** One exchange with our credentials; after a 401 that `auth` answered, the second one is the response. */
-  open(request: EndpointRequest): Exchange {
-    const first = this.#send(request)
-    const written = first.then((sent) => sent.exchange.written)
-    const response = first.then(async (sent): Promise<HttpResponse> => {
-      const response = await sent.exchange.response
-      if (response.status !== 401 || this.#options.auth === undefined) return response
-      discard(response.body)
-      if (sent.generation === this.#generation) await unlessAborted(this.#renew(response), request.signal)
-      return (await this.#send(request)).exchange.response
+  open(request: EndpointRequest, taker: Taker): Exchange {
+    const { headers, auth } = this.#options
+    if (typeof headers === 'function' || auth) return this.#openWithCare(request, taker)
+    let fields = this.#fields.get(request.headers)
+    if (fields === undefined) {
+      fields = this.#merged(request.headers)
+      this.#fields.set(request.headers, fields)
+    }
+    const { method, body } = request
+    return this.#client.open(request.url ?? this.url, { method, fields, body }, taker)
+  }
+
+  /** The response alone. Rejects as a taker is told of an error; `signal` ends the body too. */
+  ask(request: EndpointRequest, signal: AbortSignal): Promise<HttpResponse> {
+    return new Promise((resolve, reject) => {
+      signal.throwIfAborted()
+      const abort = () => exchange.abort()
+      const over = () => signal.removeEventListener('abort', abort)
+      const onError = (error: Error) => {
+        over()
+        reject(error)
+      }
+      const exchange = this.open(request, {
+        onError,
+        onResponse: (response) => {
+          response.body.onOver = over
+          resolve(response)
+        },
+      })
+      signal.addEventListener('abort', abort)
+      exchange.written?.catch(onError)
     })
-    written.catch(() => {})
-    response.catch(() => {})
-    return { written, response }
   }
 
   close(): void {
     this.#client.close()
   }
 
-  async #send(request: EndpointRequest): Promise<{ exchange: Exchange; generation: number }> {
-    const { headers } = this.#options
+  #merged(headers: Headers, own: Headers = {}): Fields {
+    return new Fields({ ...this.#basic, ...lower(own), ...this.#renewed, ...headers }, this.url.host)
+  }
+
+  /** Functions of our user's are asked: before the request, and about a 401. */
+  #openWithCare(request: EndpointRequest, taker: Taker): Exchange {
+    const aborting = new AbortController()
+    const { signal } = aborting
+    const begin = async (to: Taker): Promise<void> => {
+      const { headers } = this.#options
+      const own = typeof headers === 'function' ? await unlessAborted(refused(headers, 'not_sent'), signal) : {}
+      const fields = this.#merged(request.headers, own)
+      const exchange = this.#client.open(request.url ?? this.url, { ...request, fields }, to)
+      signal.addEventListener('abort', () => exchange.abort())
+      await exchange.written
+    }
+    const onError = (error: Error) => taker.onError(error)
+    const again = async (response: HttpResponse, generation: number) => {
+      response.body.discard()
+      if (generation === this.#generation) await unlessAborted(this.#renew(response), signal)
+      await begin(taker)
+    }
     const generation = this.#generation
-    const own = lower(
-      typeof headers === 'function'
-        ? await unlessAborted(refused(headers, 'not_sent'), request.signal)
-        : (headers ?? {}),
-    )
-    const all = { 'accept-encoding': 'identity', ...this.#basic, ...own, ...this.#renewed, ...request.headers }
-    return { generation, exchange: this.#client.open(request.url ?? this.url, { ...request, headers: all }) }
+    const written = begin({
+      onError,
+      onResponse: (response) => {
+        if (response.status !== 401 || !this.#options.auth) taker.onResponse(response)
+        else again(response, generation).catch(onError)
+      },
+    })
+    return { written: handled(written), abort: () => aborting.abort() }
   }
 
   #renew(response: HttpResponse): Promise<void> {

@@ -5,7 +5,7 @@ import { isModernRevision, modernVersion } from '../mirror.js'
 import { type Head, scan } from '../scan.js'
 import { type Frame, FrameError, type FrameMeta, type StreamEvent, type Wire } from '../wire.js'
 import { accepted, headOf, messagesOf } from './answer.js'
-import { Call } from './call.js'
+import { Call, type CallEvents } from './call.js'
 import { Channel } from './channel.js'
 import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
 import { patiently, settledSoon } from './patience.js'
@@ -29,7 +29,13 @@ export class HttpUpstream implements Wire {
   readonly #channel: Channel
   readonly #shared: boolean
   readonly #calls = new Set<Call>()
-  readonly #settling = new Set<Promise<void>>()
+  readonly #events: CallEvents = {
+    onFrame: (answer, meta) => this.onframe?.(answer, meta),
+    onStream: (event) => this.onstream?.(event),
+    onForeignAnswer: (id) => this.#callOf(id)?.answer(),
+    onSessionLost: (session) => this.#sessionLost(session),
+    onSettled: (call) => this.#calls.delete(call),
+  }
   #listening = false
   #lost: RpcError | undefined
   #closing: Promise<void> | undefined
@@ -42,15 +48,14 @@ export class HttpUpstream implements Wire {
 
   start(): void {}
 
-  async send(frame: Frame, meta: FrameMeta = {}): Promise<void> {
-    if (this.#lost || this.#channel.closed) throw this.#lost ?? proxyError('shutting_down')
+  send(frame: Frame, meta: FrameMeta = {}): Promise<void> | undefined {
+    if (this.#lost || this.#channel.closed) return Promise.reject(this.#lost ?? proxyError('shutting_down'))
     const head = scan(frame)
-    try {
-      await (head.kind === 'request' ? this.#request(frame, head, meta) : this.#tellServer(frame, head, meta))
-    } catch (error) {
+    const sent = head.kind === 'request' ? this.#request(frame, head, meta) : this.#tellServer(frame, head, meta)
+    return sent?.catch((error: unknown) => {
       if (error instanceof RpcError || !this.#channel.closed) throw error
       throw inPhase(this.#lost ?? proxyError('shutting_down'), 'sent')
-    }
+    })
   }
 
   close(): Promise<void> {
@@ -66,39 +71,26 @@ export class HttpUpstream implements Wire {
     this.#channel.gate.resume()
   }
 
-  async #request(frame: Frame, head: Head, { headers }: FrameMeta): Promise<void> {
+  #request(frame: Frame, head: Head, { headers }: FrameMeta): Promise<void> | undefined {
     if (head.method === 'initialize' && modernVersion(frame, head) === undefined) {
       // A session begins without the id of another (2025-11-25 basic/transports, "Session Management" 4).
       this.#channel.session = undefined
       this.#channel.version = undefined
     }
-    const call = new Call(this.#channel, frame, head, headers, {
-      onFrame: (answer, meta) => this.onframe?.(answer, meta),
-      onStream: (event) => this.onstream?.(event),
-      onForeignAnswer: (id) => this.#callOf(id)?.answer(),
-      onSessionLost: (session) => this.#sessionLost(session),
-    })
+    const call = new Call(this.#channel, frame, head, headers, this.#events)
     this.#calls.add(call)
-    try {
-      const exchange = await call.send()
-      const settling = call.settle(exchange).then(() => {
-        this.#calls.delete(call)
-        this.#settling.delete(settling)
-      })
-      this.#settling.add(settling)
-    } catch (error) {
+    return call.send()?.catch((error: unknown) => {
       this.#calls.delete(call)
       if (!call.forgotten) throw error
-    }
+    })
   }
 
   /** Sends what has no answer: resolves when the server has taken it. */
   async #tellServer(frame: Frame, head: Head, { headers: came }: FrameMeta): Promise<void> {
     if (head.method === 'notifications/cancelled' && (await this.#cancelled(frame, head))) return
     const version = modernVersion(frame, head) ?? this.#modernHeader(came)
-    const headers = version === undefined ? this.#channel.headers() : { 'mcp-protocol-version': version }
-    const { response } = this.#channel.post(frame, headers)
-    await patiently(this.#taken(response, headers['mcp-session-id']), (error) => {
+    const session = version === undefined ? this.#channel.session : undefined
+    await patiently(this.#taken(this.#channel.tell(frame, version), session), (error) => {
       if (!this.#channel.closed) this.onerror?.(error)
     })
     if (head.method === 'notifications/initialized' && version === undefined) await this.#listen()
@@ -174,7 +166,7 @@ export class HttpUpstream implements Wire {
     this.#channel.session = undefined
     this.#lost = proxyError('upstream_session_lost')
     // Others that were sent into it may be refused unread as well.
-    void settledSoon(this.#settling).then(() => {
+    void settledSoon([...this.#calls].map(({ settled }) => settled)).then(() => {
       this.#abort()
       this.#tell(proxyError('upstream_session_lost', { phase: 'sent' }))
     })

@@ -1,48 +1,51 @@
-import * as http from 'node:http'
-import * as https from 'node:https'
 import { Readable } from 'node:stream'
 import type { ReadableStream } from 'node:stream/web'
-import { setImmediate as nextTurn } from 'node:timers/promises'
-import { deferred } from '../deferred.js'
+import { type Deferred, deferred, handled } from '../deferred.js'
 import { inPhase, type Phase, proxyError, RpcError } from '../error.js'
+import { Body, bodyOf, type Source } from './body.js'
+import { type Carried, type Connection, SMALL } from './connection.js'
+import { Connections } from './connections.js'
 import { decoded } from './encoding.js'
+import type { Fields } from './fields.js'
+import type { ResponseHeaders } from './response.js'
 
 export interface HttpRequest {
   method: 'GET' | 'POST' | 'DELETE'
-  headers: Record<string, string>
-  body?: Uint8Array
-  signal: AbortSignal
+  fields: Fields
+  body?: Uint8Array | undefined
 }
 
 export interface HttpResponse {
   status: number
-  /** Names in lower case. */
-  headers: Readonly<Record<string, string | string[] | undefined>>
-  /** Must be read, discarded or destroyed. */
-  body: Readable
+  headers: Readonly<ResponseHeaders>
+  body: Body
 }
 
-/** One request and its response, each told on its own. Unobserved rejections do no harm. */
+/** Is told of one of the two, once. */
+export interface Taker {
+  /** The head of the response has come. */
+  onResponse(response: HttpResponse): void
+  /** With an `RpcError`, or an `AbortError`. Not called where `written` has rejected. */
+  onError(error: Error): void
+}
+
 export interface Exchange {
-  /** The connection stands and takes the whole request. With a `fetch` that cannot be seen: at once. */
-  written: Promise<void>
-  /** The head of the response has come. Rejects with an `RpcError`, or an `AbortError` when the signal aborted. */
-  response: Promise<HttpResponse>
+  /**
+   * Resolves when the connection stands and takes the whole request; undefined where one stands that is about to. With a
+   * `fetch` that cannot be seen.
+   */
+  readonly written: Promise<void> | undefined
+  abort(): void
 }
 
 export interface HttpClientOptions {
   /** Milliseconds for DNS, TCP and TLS. Not applied to a `fetch`. */
   timeout: number
-  /** Instead of node:http: for a proxy, a custom CA, tests. Is asked with `redirect: 'manual'`. */
+  /** Instead of connections of our own: for a proxy, a custom CA, tests. Is asked with `redirect: 'manual'`. */
   fetch?: typeof fetch
 }
 
-// Under the 5 s after which most servers close an idle connection: a request must not race with that.
-const IDLE_SOCKET_MS = 4_000
-const TCP_KEEPALIVE_MS = 30_000
 const MAX_REDIRECTS = 3
-/** How long a body that should be over may keep its connection. */
-const LINGER_MS = 2_000
 const REDIRECTS = new Set([301, 302, 303, 307, 308])
 const NOT_CONNECTED = new Set([
   'ECONNREFUSED',
@@ -54,118 +57,194 @@ const NOT_CONNECTED = new Set([
 ])
 
 /**
- * HTTP for long calls: nothing but the connect timeout ever cuts a request. Redirects stay within the origin, so that
- * no header meant for it leaves it.
+ * HTTP/1.1 for long calls to one origin: nothing but the connect timeout ever cuts a request, and redirects stay within
+ * the origin, so that no header meant for it leaves it. It is written for what a call costs: undici takes 15 MiB more and
+ * 30 ms longer to start, for its parser in WebAssembly, and node:http twice the time for each call.
  */
 export class HttpClient {
-  readonly #timeout: number
   readonly #fetch: typeof fetch | undefined
-  readonly #agents: { 'http:': http.Agent; 'https:': https.Agent }
+  readonly #connections: Connections
 
-  constructor(options: HttpClientOptions) {
-    this.#timeout = options.timeout
+  constructor(origin: URL, options: HttpClientOptions) {
     this.#fetch = options.fetch
-    const keep = { keepAlive: true, keepAliveMsecs: TCP_KEEPALIVE_MS, timeout: IDLE_SOCKET_MS }
-    this.#agents = { 'http:': new http.Agent(keep), 'https:': new https.Agent(keep) }
+    this.#connections = new Connections(origin, options.timeout)
   }
 
-  open(url: URL, request: HttpRequest): Exchange {
-    const written = deferred()
-    const response = this.#follow(url, request, written.resolve)
-    response.then(() => written.resolve(), written.reject)
-    return { written: written.promise, response }
+  open(url: URL, request: HttpRequest, taker: Taker): Exchange {
+    return new Following(this, url, request, taker)
+  }
+
+  /** The same, redirects not followed. */
+  hop(url: URL, request: HttpRequest, taker: Taker): Exchange {
+    if (this.#fetch) return fetched(this.#fetch, url, request, taker)
+    try {
+      return new Sending(this.#connections, url, request, taker)
+    } catch (error) {
+      return { written: handled(Promise.reject(fault(error as Error, 'not_sent'))), abort() {} }
+    }
   }
 
   /** Drops every connection, those in use too. */
   close(): void {
-    for (const agent of Object.values(this.#agents)) agent.destroy()
+    this.#connections.close()
+  }
+}
+
+/** An exchange, and those that redirects make of it. */
+class Following implements Exchange, Taker {
+  readonly written: Promise<void> | undefined
+  readonly #client: HttpClient
+  readonly #request: HttpRequest
+  readonly #taker: Taker
+  #url: URL
+  #hops = 0
+  #current: Exchange
+
+  constructor(client: HttpClient, url: URL, request: HttpRequest, taker: Taker) {
+    this.#client = client
+    this.#url = url
+    this.#request = request
+    this.#taker = taker
+    this.#current = client.hop(url, request, this)
+    this.written = this.#current.written
   }
 
-  async #follow(start: URL, request: HttpRequest, onWritten: () => void): Promise<HttpResponse> {
-    let url = start
-    for (let hops = 0; ; hops += 1) {
-      let response: HttpResponse
-      try {
-        response = await (this.#fetch
-          ? this.#fetched(url, request, onWritten)
-          : this.#requested(url, request, onWritten))
-      } catch (caught) {
-        const error = fault(caught as Error, 'not_sent')
-        throw hops > 0 && error instanceof RpcError ? inPhase(error, 'sent') : error
-      }
-      const { location } = response.headers
-      if (!REDIRECTS.has(response.status) || typeof location !== 'string') return response
-      discard(response.body)
-      url = redirected(url, location, request.method, response.status, hops)
+  abort(): void {
+    this.#current.abort()
+  }
+
+  onResponse(response: HttpResponse): void {
+    const { location } = response.headers
+    if (REDIRECTS.has(response.status) && typeof location === 'string') this.#follow(response, location)
+    else this.#taker.onResponse(response)
+  }
+
+  onError(error: Error): void {
+    this.#taker.onError(this.#hops > 0 && error instanceof RpcError ? inPhase(error, 'sent') : error)
+  }
+
+  #follow({ status, body }: HttpResponse, location: string): void {
+    body.discard()
+    const to = redirected(this.#url, location, this.#request.method, status, this.#hops)
+    if (to instanceof RpcError) {
+      this.#taker.onError(to)
+      return
     }
+    this.#url = to
+    this.#hops += 1
+    this.#current = this.#client.hop(to, this.#request, this)
+    this.#current.written?.catch((error: Error) => this.onError(error))
+  }
+}
+
+/** One request over a connection of ours. */
+class Sending implements Exchange, Carried, Source {
+  readonly head: string
+  readonly body: Uint8Array | undefined
+  readonly written: Promise<void> | undefined
+  connection: Connection | undefined
+  isOver = false
+  readonly #connections: Connections
+  readonly #taker: Taker
+  #phase: Phase = 'not_sent'
+  #isAborted = false
+  #writing: Deferred | undefined
+  #response: Body | undefined
+
+  constructor(connections: Connections, url: URL, { method, fields, body }: HttpRequest, taker: Taker) {
+    this.#connections = connections
+    this.#taker = taker
+    const size = body === undefined ? '' : `content-length: ${body.byteLength}\r\n`
+    this.head = `${method} ${url.pathname}${url.search} HTTP/1.1\r\n${size}${fields.text}\r\n`
+    this.body = body
+    const stands = connections.carry(this)
+    if (stands && (body?.byteLength ?? 0) <= SMALL) return
+    this.#writing = deferred()
+    this.written = this.#writing.promise
   }
 
-  async #requested(url: URL, request: HttpRequest, onWritten: () => void): Promise<HttpResponse> {
-    const secure = url.protocol === 'https:'
-    const agent = this.#agents[secure ? 'https:' : 'http:']
-    // That the server closed a connection behind its last answer may be there to read: it takes a whole turn to see it.
-    for (let half = 0; half < 2 && Object.keys(agent.freeSockets).length > 0; half += 1) await nextTurn()
-    return new Promise((resolve, reject) => {
-      let phase: Phase = 'not_sent'
-      const { method, headers, signal, body } = request
-      const options = { agent, method, headers: sized(headers, body), signal, timeout: 0 }
-      const outgoing = secure ? https.request(url, options) : http.request(url, options)
-      const timer = setTimeout(() => {
-        outgoing.destroy(proxyError('upstream_unreachable', { detail: 'connect timeout' }))
-      }, this.#timeout)
-      const connected = () => {
-        clearTimeout(timer)
-        phase = 'sent'
-      }
-      outgoing.on('socket', (socket) => {
-        if (outgoing.reusedSocket) connected()
-        else socket.once(secure ? 'secureConnect' : 'connect', connected)
-      })
-      outgoing.on('finish', onWritten)
-      outgoing.on('response', (incoming) => {
-        incoming.on('error', () => {})
-        resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: decoded(incoming) })
-      })
-      outgoing.on('error', (error) => reject(fault(error, phase)))
-      outgoing.on('close', () => {
-        clearTimeout(timer)
-        // Node tells of no error where the server wants to speak another protocol (101).
-        reject(fault(new Error('closed without a response'), phase))
-      })
-      outgoing.end(body)
+  abort(): void {
+    if (this.isOver) return
+    this.#isAborted = true
+    this.#connections.drop(this)
+  }
+
+  // --- as its connection has it -----------------------------------------------------------------------------
+
+  onSent(): void {
+    this.#phase = 'sent'
+  }
+
+  onTaken(): void {
+    this.#writing?.resolve()
+    this.#writing = undefined
+  }
+
+  onHead(status: number, headers: ResponseHeaders): void {
+    this.onTaken()
+    const body = new Body(this)
+    this.#response = body
+    this.#taker.onResponse({ status, headers, body: decoded(body, headers['content-encoding']) })
+  }
+
+  onData(chunk: Buffer): void {
+    this.#response!.push(chunk)
+  }
+
+  onEnd(): void {
+    this.isOver = true
+    this.connection = undefined
+    this.#response!.finish(true)
+  }
+
+  onFault(error: Error): void {
+    if (this.isOver) return
+    this.isOver = true
+    this.connection = undefined
+    const told = this.#isAborted ? abortError() : fault(error, this.#phase)
+    if (this.#response) this.#response.finish(false)
+    else if (this.#writing) this.#writing.reject(told)
+    else this.#taker.onError(told)
+  }
+
+  // --- as its body has it -----------------------------------------------------------------------------------
+
+  pause(): void {
+    this.connection?.pause()
+  }
+
+  resume(): void {
+    this.connection?.resume()
+  }
+
+  destroy(): void {
+    this.abort()
+  }
+}
+
+function fetched(by: typeof fetch, url: URL, { method, fields, body }: HttpRequest, taker: Taker): Exchange {
+  const aborting = new AbortController()
+  const ask = async () => {
+    const { signal } = aborting
+    const response = await by(url, {
+      method,
+      headers: fields.record,
+      signal,
+      redirect: 'manual',
+      ...(body && { body }),
     })
+    const stream = response.body ? Readable.fromWeb(response.body as ReadableStream) : Readable.from([])
+    return { status: response.status, headers: Object.fromEntries(response.headers), body: bodyOf(stream) }
   }
-
-  async #fetched(url: URL, request: HttpRequest, onWritten: () => void): Promise<HttpResponse> {
-    const { method, headers, signal, body } = request
-    try {
-      const answer = this.#fetch!(url, { method, headers, signal, redirect: 'manual', ...(body && { body }) })
-      onWritten()
-      const response = await answer
-      const stream = response.body ? Readable.fromWeb(response.body as ReadableStream) : Readable.from([])
-      stream.on('error', () => {})
-      return { status: response.status, headers: Object.fromEntries(response.headers), body: stream }
-    } catch (error) {
-      const code = codeOf(error) ?? codeOf((error as Error).cause)
-      throw fault(error as Error, code !== undefined && NOT_CONNECTED.has(code) ? 'not_sent' : 'sent', code)
-    }
-  }
-}
-
-/** Reads a body that nobody wants, so that its connection can serve again. */
-export function discard(body: Readable): void {
-  linger(body)
-  body.resume()
-}
-
-/** Gives a body that has nothing more to say a moment to end by itself. */
-export function linger(body: Readable): void {
-  const timer = setTimeout(() => body.destroy(), LINGER_MS).unref()
-  body.once('close', () => clearTimeout(timer))
-}
-
-function sized(headers: Record<string, string>, body: Uint8Array | undefined): Record<string, string> {
-  return body ? { ...headers, 'content-length': String(body.byteLength) } : headers
+  ask().then(
+    (response) => taker.onResponse(response),
+    (error: Error) => {
+      const code = codeOf(error) ?? codeOf(error.cause)
+      const phase = code !== undefined && NOT_CONNECTED.has(code) ? 'not_sent' : 'sent'
+      taker.onError(fault(error, phase, code))
+    },
+  )
+  return { written: undefined, abort: () => aborting.abort() }
 }
 
 /** An address that a server names, where it is one of its own origin; that of a `blob:` is the origin of what made it. */
@@ -174,14 +253,18 @@ export function within(home: URL, address: string): URL | undefined {
   return url?.origin === home.origin && url.protocol === home.protocol ? url : undefined
 }
 
-function redirected(from: URL, location: string, method: string, status: number, hops: number): URL {
+function redirected(from: URL, location: string, method: string, status: number, hops: number): URL | RpcError {
   const refuse = (why: string) =>
     proxyError('upstream_bad_response', { phase: 'sent', detail: `HTTP ${status} ${why}` })
   const to = within(from, location)
-  if (to === undefined) throw refuse('to another origin')
-  if (method !== 'GET' && status !== 307 && status !== 308) throw refuse('would drop the body')
-  if (hops === MAX_REDIRECTS) throw refuse('too many times')
+  if (to === undefined) return refuse('to another origin')
+  if (method !== 'GET' && status !== 307 && status !== 308) return refuse('would drop the body')
+  if (hops === MAX_REDIRECTS) return refuse('too many times')
   return to
+}
+
+function abortError(): Error {
+  return new DOMException('This operation was aborted', 'AbortError')
 }
 
 /** Only the code of a network error leaves: its text may hold addresses and paths. */

@@ -1,6 +1,7 @@
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { type Deferred, deferred } from '../deferred.js'
 import { inPhase, isProxyErrorData, proxyError, RpcError } from '../error.js'
+import { Ledger } from '../ledger.js'
 import { cancelledId, errorFrame, notificationFrame } from '../message.js'
 import { timer } from '../rest.js'
 import { scan } from '../scan.js'
@@ -55,7 +56,7 @@ export class RestartingUpstream implements Wire {
   readonly #recording = new Recording()
   readonly #backoff = new Backoff()
   /** Requests that were sent and have no answer. */
-  readonly #pending = new Map<RequestId, Outgoing>()
+  readonly #pending = new Ledger<RequestId, Outgoing>()
   /** The server's own requests that have no answer. */
   readonly #asked = new Set<RequestId>()
   readonly #waiting = new Waiting()
@@ -260,7 +261,7 @@ export class RestartingUpstream implements Wire {
   /** Nobody answers any more what was asked, on either side. */
   #abandon(error: RpcError): void {
     const told = inPhase(error, 'sent')
-    const pending = [...this.#pending.values()]
+    const pending = this.#pending.values()
     this.#pending.clear()
     for (const it of pending) this.#fail(it, told)
     const asked = [...this.#asked]

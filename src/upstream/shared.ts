@@ -1,6 +1,7 @@
 import type { RequestId } from '@modelcontextprotocol/sdk/types.js'
 import { proxyError, RpcError, untakenError } from '../error.js'
 import { asBuffer, type Edit, type Member, member, members, OPEN_OBJECT, splice } from '../json.js'
+import { Ledger } from '../ledger.js'
 import { errorFrame, LISTEN, notificationFrame, paramsMember, tokenValue } from '../message.js'
 import { type Head, peek, type Refusal, scan } from '../scan.js'
 import type { Spare } from '../spare.js'
@@ -31,8 +32,8 @@ interface Pending {
  */
 export class SharedUpstream {
   readonly #wire: Wire
-  readonly #pending = new Map<number, Pending>()
-  readonly #taps = new Set<Tap>()
+  readonly #pending = new Ledger<number, Pending>()
+  readonly #taps = new Ledger<number, Tap>()
   readonly #onEnd: () => void
   readonly #onIdle: (idle: boolean) => void
   readonly #spare: Spare
@@ -41,6 +42,7 @@ export class SharedUpstream {
   #unreading = 0
   #isPaused = false
   #serial = 0
+  #tapSerial = 0
   /** Bytes of requests that the child has not taken. */
   #unread = 0
   #ended: RpcError | undefined
@@ -62,23 +64,25 @@ export class SharedUpstream {
       this.#ended =
         reason instanceof RpcError ? reason : proxyError('upstream_exited', { phase: 'sent', cause: reason })
       onEnd()
-      for (const tap of [...this.#taps]) tap.lose(this.#ended)
+      for (const tap of this.#taps.values()) tap.lose(this.#ended)
       this.#pending.clear()
     }
   }
 
   /** A wire for one session. */
   tap(): Wire {
+    this.#tapSerial += 1
+    const number = this.#tapSerial
     const tap: Tap = new Tap(
       {
         start: () => this.#start(),
         send: (frame) => this.#send(tap, frame),
         pace: (change) => this.#pace(change),
-        leave: () => this.#leave(tap),
+        leave: () => this.#leave(tap, number),
       },
       this.#spare,
     )
-    this.#taps.add(tap)
+    this.#taps.set(number, tap)
     this.#pace(0)
     if (this.#taps.size === 1) this.#onIdle(false)
     return tap
@@ -116,9 +120,9 @@ export class SharedUpstream {
   }
 
   /** Its requests are taken back. */
-  #leave(tap: Tap): void {
-    if (!this.#taps.delete(tap)) return
-    for (const [wireId, { tap: owner }] of this.#pending) if (owner === tap) this.#take(wireId)
+  #leave(tap: Tap, number: number): void {
+    if (!this.#taps.delete(number)) return
+    for (const [wireId, { tap: owner }] of this.#pending.entries()) if (owner === tap) this.#take(wireId)
     this.#pace(0)
     if (this.#taps.size === 0) this.#onIdle(true)
   }
@@ -164,7 +168,7 @@ export class SharedUpstream {
     const span = paramsMember(frame, head, 'requestId')
     if (!span) return
     const id = tokenValue(frame, span)
-    for (const [wireId, pending] of this.#pending) {
+    for (const [wireId, pending] of this.#pending.entries()) {
       if (pending.tap !== tap || pending.id !== id) continue
       this.#pending.delete(wireId)
       return this.#wire.send(splice(frame, [{ ...span, text: String(wireId) }]))
@@ -232,7 +236,7 @@ export class SharedUpstream {
     }
     if (head.method !== 'notifications/message') return undefined
     // Nothing ties a log to its request (2026-07-28 schema): it has an owner where only one asked for logs.
-    const asking = [...this.#pending.values()].filter(({ wantsLogs }) => wantsLogs)
+    const asking = this.#pending.values().filter(({ wantsLogs }) => wantsLogs)
     return asking.length === 1 ? { pending: asking[0] as Pending } : undefined
   }
 
@@ -243,12 +247,12 @@ export class SharedUpstream {
 
   #faulty(error: Error): void {
     if (!(error instanceof FrameError)) {
-      this.#taps.values().next().value?.onerror?.(error)
+      this.#taps.values()[0]?.onerror?.(error)
       return
     }
     const { id } = error.head ? peek(error.head) : {}
     if (this.#fail(id, untakenError(error, 'sent'))) return
-    for (const tap of this.#taps) tap.onerror?.(new FrameError(error.code, error.message))
+    for (const tap of this.#taps.values()) tap.onerror?.(new FrameError(error.code, error.message))
   }
 
   /** The answer to a request could not be taken, and no other will come. Tells whether there is such a request. */

@@ -1,14 +1,19 @@
 import { type ErrorEvent, EventSource, type EventSourceFetchInit, type FetchLikeResponse } from 'eventsource'
+import { type Deferred, deferred } from '../deferred.js'
 import { inPhase, proxyError, RpcError, reasons } from '../error.js'
 import { errorFrame } from '../message.js'
 import { type Head, scan } from '../scan.js'
 import { type Frame, FrameError, type FrameMeta, type Wire } from '../wire.js'
 import { accepted, statusError } from './answer.js'
-import { Endpoint, type HttpUpstreamOptions } from './endpoint.js'
+import { collected, Gate } from './body.js'
+import { Endpoint, type EndpointRequest, type HttpUpstreamOptions } from './endpoint.js'
 import { patiently, settledSoon } from './patience.js'
-import { discard, type HttpResponse, within } from './request.js'
+import { type Exchange, type HttpResponse, type Taker, within } from './request.js'
 import { bytesOf, readEncoded } from './source.js'
-import { collect, Gate, mediaType } from './stream.js'
+import { mediaType } from './stream.js'
+
+/** One object for all, as what is made of it is kept. */
+const JSON_BODY = { 'content-type': 'application/json' }
 
 /**
  * The client's end of HTTP+SSE (2024-11-05 basic/transports, "HTTP with SSE"): one GET stream brings everything, each
@@ -28,7 +33,7 @@ export class SseUpstream implements Wire {
   #target: URL | undefined
   #failure: RpcError | undefined
   /** Refusals that may still come. */
-  readonly #watched = new Set<Promise<void>>()
+  readonly #posts = new Set<Post>()
   #started: { resolve: () => void; reject: (error: Error) => void } | undefined
   #lost: RpcError | undefined
   #closing: Promise<void> | undefined
@@ -53,9 +58,6 @@ export class SseUpstream implements Wire {
         const source = new EventSource(url, { fetch: (_url, init) => this.#fetch(init) })
         this.#source = source
         source.addEventListener('endpoint', ({ data }) => this.#located(bytesOf(data).toString()))
-        source.addEventListener('message', ({ data }) => {
-          if (data !== '') this.onframe?.(bytesOf(data))
-        })
         source.addEventListener('error', (event) => this.#broken(event))
       })
     } finally {
@@ -64,25 +66,16 @@ export class SseUpstream implements Wire {
     }
   }
 
-  async send(frame: Frame): Promise<void> {
-    if (this.#target === undefined || this.#lost) throw this.#lost ?? proxyError('upstream_unreachable')
-    const head = scan(frame)
-    const { response, written } = this.#endpoint.open({
-      method: 'POST',
-      url: this.#target,
-      headers: { 'content-type': 'application/json' },
-      body: frame,
-      signal: this.#controller.signal,
-    })
-    try {
-      if (head.kind === 'request') await written
-      else await patiently(this.#accepted(response), (error) => this.#late(error))
-    } catch (error) {
-      throw error instanceof RpcError ? error : inPhase(this.#lost ?? proxyError('shutting_down'), 'sent')
+  send(frame: Frame): Promise<void> | undefined {
+    if (this.#target === undefined || this.#lost) {
+      return Promise.reject(this.#lost ?? proxyError('upstream_unreachable'))
     }
-    if (head.kind !== 'request') return
-    const watch = this.#watch(head, response).finally(() => this.#watched.delete(watch))
-    this.#watched.add(watch)
+    const head = scan(frame)
+    const request = { method: 'POST', url: this.#target, headers: JSON_BODY, body: frame } as const
+    const sent = head.kind === 'request' ? this.#post(request, head) : this.#tellServer(request)
+    return sent?.catch((error: unknown) => {
+      throw error instanceof RpcError ? error : inPhase(this.#lost ?? proxyError('shutting_down'), 'sent')
+    })
   }
 
   close(): Promise<void> {
@@ -98,30 +91,52 @@ export class SseUpstream implements Wire {
     this.#gate.resume()
   }
 
+  #post(request: EndpointRequest, head: Head): Promise<void> | undefined {
+    const post = new Post(head, {
+      onRefused: (response) => this.#refused(post, response),
+      onError: (error) => this.#fail(post, error),
+      onSettled: () => this.#posts.delete(post),
+    })
+    this.#posts.add(post)
+    post.exchange = this.#endpoint.open(request, post)
+    return post.exchange.written?.catch((error: unknown) => {
+      post.settle()
+      throw error
+    })
+  }
+
   /** The answer comes on the stream; only a refusal comes here. */
-  async #watch(head: Head, pending: Promise<HttpResponse>): Promise<void> {
-    const meta: { -readonly [Name in keyof FrameMeta]: FrameMeta[Name] } = { relatedRequestId: head.id }
+  async #refused(post: Post, response: HttpResponse): Promise<void> {
+    const { status, headers } = response
+    let isUnread = false
+    const onUnread = () => {
+      isUnread = true
+    }
     try {
-      const { status, headers } = await pending
-      meta.status = status
-      meta.headers = headers
-      await this.#accepted(pending, () => {
-        meta.isUnread = true
-      })
+      await this.#accepted(response, onUnread)
     } catch (error) {
-      if (this.#controller.signal.aborted) return
-      const told = error instanceof RpcError ? error : proxyError('upstream_bad_response', { phase: 'sent' })
-      this.onframe?.(errorFrame(head.idText, told.toJSON()), meta)
+      this.#fail(post, error, { status, headers, ...(isUnread ? { isUnread } : {}) })
     }
   }
 
-  #late(error: Error): void {
-    if (!this.#lost) this.onerror?.(error)
+  #fail(post: Post, error: unknown, meta: FrameMeta = {}): void {
+    const { head } = post
+    post.settle()
+    if (this.#controller.signal.aborted) return
+    const told = error instanceof RpcError ? error : proxyError('upstream_bad_response', { phase: 'sent' })
+    this.onframe?.(errorFrame(head.idText, told.toJSON()), { relatedRequestId: head.id, ...meta })
   }
 
-  async #accepted(pending: Promise<HttpResponse>, onUnread = () => {}): Promise<void> {
-    const response = await pending
-    const body = () => collect(response.body, this.#gate, this.#endpoint.maxMessageBytes)
+  /** Sends what has no answer: resolves when the server has taken it. */
+  #tellServer(request: EndpointRequest): Promise<void> {
+    const taken = this.#endpoint.ask(request, this.#controller.signal).then((response) => this.#accepted(response))
+    return patiently(taken, (error) => {
+      if (!this.#lost) this.onerror?.(error)
+    })
+  }
+
+  #accepted(response: HttpResponse, onUnread = () => {}): Promise<void> {
+    const body = () => collected(response.body, this.#gate, this.#endpoint.maxMessageBytes)
     return accepted(response, body, () => {
       onUnread()
       this.#forgotten()
@@ -162,7 +177,9 @@ export class SseUpstream implements Wire {
   #forgotten(): void {
     if (this.#lost) return
     this.#lost = proxyError('upstream_session_lost')
-    void settledSoon(this.#watched).then(() => this.#leave(proxyError('upstream_session_lost', { phase: 'sent' })))
+    void settledSoon([...this.#posts].map(({ settled }) => settled)).then(() =>
+      this.#leave(proxyError('upstream_session_lost', { phase: 'sent' })),
+    )
   }
 
   #leave(reason: RpcError): void {
@@ -184,6 +201,7 @@ export class SseUpstream implements Wire {
     // It sets its timer to connect again after it told of the error in whose handler we may be.
     queueMicrotask(() => this.#source?.close())
     this.#controller.abort()
+    for (const { exchange } of this.#posts) exchange?.abort()
   }
 
   #tell(reason?: Error): void {
@@ -193,18 +211,14 @@ export class SseUpstream implements Wire {
   }
 
   async #fetch(init: EventSourceFetchInit): Promise<FetchLikeResponse> {
-    const { response: pending } = this.#endpoint.open({
-      method: 'GET',
-      headers: { accept: init.headers.Accept },
-      signal: this.#controller.signal,
-    })
-    const response = await pending.catch((error: unknown) => {
+    const request = { method: 'GET', headers: { accept: init.headers.Accept } } as const
+    const response = await this.#endpoint.ask(request, this.#controller.signal).catch((error: unknown) => {
       if (error instanceof RpcError) this.#failure = error
       throw error
     })
     const { status } = response
     if (status === 401 || status === 403) this.#failure = statusError(response)
-    if (status !== 200) discard(response.body)
+    if (status !== 200) response.body.discard()
     return {
       status,
       url: this.#endpoint.url.href,
@@ -217,11 +231,56 @@ export class SseUpstream implements Wire {
             gate: this.#gate,
             maxBytes: this.#endpoint.maxMessageBytes,
             silence: this.#endpoint.sseReadTimeout,
+            onFrame: (frame) => {
+              if (!this.#controller.signal.aborted) this.onframe?.(frame)
+            },
             onTooLarge: (head) => {
               this.onerror?.(new FrameError(reasons.too_large.code, reasons.too_large.message, head))
             },
           }),
       },
     }
+  }
+}
+
+interface PostEvents {
+  onRefused(response: HttpResponse): void
+  onError(error: Error): void
+  onSettled(): void
+}
+
+/** A request that was POSTed: whether the server takes it. */
+class Post implements Taker {
+  readonly head: Head
+  exchange: Exchange | undefined
+  readonly #events: PostEvents
+  #settled: Deferred | undefined
+
+  constructor(head: Head, events: PostEvents) {
+    this.head = head
+    this.#events = events
+  }
+
+  /** Resolves when nothing more will come. */
+  get settled(): Promise<void> {
+    this.#settled ??= deferred()
+    return this.#settled.promise
+  }
+
+  settle(): void {
+    this.#settled?.resolve()
+    this.#events.onSettled()
+  }
+
+  onResponse(response: HttpResponse): void {
+    if (response.status < 200 || response.status > 299) this.#events.onRefused(response)
+    else {
+      response.body.discard()
+      this.settle()
+    }
+  }
+
+  onError(error: Error): void {
+    this.#events.onError(error)
   }
 }

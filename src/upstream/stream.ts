@@ -1,56 +1,9 @@
-import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { proxyError, RpcError, reasons } from '../error.js'
+import { RpcError, reasons } from '../error.js'
 import { EventReader } from '../events.js'
-import { Pieces, withoutBom } from '../lines.js'
 import { LONGEST_TIMER } from '../rest.js'
-import { discard, type HttpResponse } from './request.js'
-
-/** Pauses and resumes all bodies that a wire is reading. */
-export class Gate {
-  #open = true
-  readonly #bodies = new Set<Readable>()
-
-  get open(): boolean {
-    return this.#open
-  }
-
-  /** To be called once the body's listeners are on: those would make it flow. */
-  add(body: Readable): void {
-    this.#bodies.add(body)
-    body.once('close', () => this.#bodies.delete(body))
-    if (!this.#open) body.pause()
-  }
-
-  pause(): void {
-    this.#open = false
-    for (const body of this.#bodies) body.pause()
-  }
-
-  resume(): void {
-    this.#open = true
-    for (const body of this.#bodies) body.resume()
-  }
-}
-
-/**
- * Reads a whole body, without a byte order mark (RFC 8259, section 8.1). Rejects with -31007 over `maxBytes`, with
- * -31003 when it breaks off.
- */
-export function collect(body: Readable, gate: Gate, maxBytes: number): Promise<Buffer> {
-  return new Promise((resolve, reject) => {
-    const pieces = new Pieces()
-    body.on('data', (chunk: Buffer) => {
-      pieces.add(chunk)
-      if (pieces.size <= maxBytes) return
-      reject(proxyError('too_large', { phase: 'sent' }))
-      body.destroy()
-    })
-    body.on('end', () => resolve(withoutBom(pieces.take())))
-    body.on('close', () => reject(proxyError('upstream_bad_response', { phase: 'sent', detail: 'broken connection' })))
-    gate.add(body)
-  })
-}
+import type { Body, Gate } from './body.js'
+import type { HttpResponse } from './request.js'
 
 /** How a stream ended, as far as one that resumes it must know. */
 export interface StreamEnd {
@@ -71,7 +24,7 @@ export interface StreamOptions {
 }
 
 /** Hands over the messages of an event stream. Resolves when it ends, however it ends. */
-export function readEvents(body: Readable, options: StreamOptions): Promise<StreamEnd> {
+export function readEvents(body: Body, options: StreamOptions): Promise<StreamEnd> {
   return new Promise((resolve) => {
     const end: StreamEnd = { lastEventId: '', retry: undefined, events: 0 }
     const reader = new EventReader({
@@ -87,26 +40,30 @@ export function readEvents(body: Readable, options: StreamOptions): Promise<Stre
       },
     })
     const watch = watchSilence(body, options.gate, options.silence)
-    body.on('data', (chunk: Buffer) => reader.push(chunk))
-    body.once('close', () => {
-      watch()
-      reader.end()
-      end.lastEventId = reader.lastEventId
-      resolve(end)
-    })
-    options.gate.add(body)
+    const sink = {
+      onData: (chunk: Buffer) => {
+        watch?.refresh()
+        reader.push(chunk)
+      },
+      onEnd: () => {
+        clearTimeout(watch)
+        reader.end()
+        end.lastEventId = reader.lastEventId
+        resolve(end)
+      },
+    }
+    body.read(sink, options.gate)
   })
 }
 
-/** Destroys a body on which nothing came for so long; time spent paused does not count. Returns how to stop it. */
-export function watchSilence(body: Readable, gate: Gate, milliseconds: number): () => void {
-  if (milliseconds <= 0) return () => {}
+/** Destroys a body when its timer, which whoever reads it refreshes, runs out; time spent paused does not count. */
+export function watchSilence(body: Body, gate: Gate, milliseconds: number): NodeJS.Timeout | undefined {
+  if (milliseconds <= 0) return undefined
   const timer = setTimeout(() => {
     if (gate.open) body.destroy()
     else timer.refresh()
   }, milliseconds)
-  body.on('data', () => timer.refresh())
-  return () => clearTimeout(timer)
+  return timer
 }
 
 export interface FollowOptions {
@@ -171,9 +128,11 @@ async function attempt(options: FollowOptions, lastEventId: string): Promise<Str
     return error instanceof RpcError && error.code === reasons.upstream_unreachable.code ? 'away' : 'not now'
   }
   if (response.status === 200 && isEventStream(response)) return options.read(response)
-  discard(response.body)
+  response.body.discard()
   return response.status < 500 && !TRANSIENT.has(response.status) ? 'none' : 'not now'
 }
+
+export const EVENT_STREAM = 'text/event-stream'
 
 export function mediaType(response: HttpResponse): string {
   return String(response.headers['content-type'] ?? '')
@@ -183,5 +142,5 @@ export function mediaType(response: HttpResponse): string {
 }
 
 export function isEventStream(response: HttpResponse): boolean {
-  return mediaType(response) === 'text/event-stream'
+  return mediaType(response) === EVENT_STREAM
 }

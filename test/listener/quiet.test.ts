@@ -22,9 +22,9 @@ it('tells each when its own time is over, and nobody who has ended before', () =
   const [a, b, c] = [quiet('a'), quiet('b'), quiet('c')]
   silence.begin(a)
   vi.advanceTimersByTime(40)
-  silence.begin(b)
+  const second = silence.begin(b)
   silence.begin(c)
-  silence.end(b)
+  silence.end(second)
   vi.advanceTimersByTime(200)
   silence.begin(b)
   vi.advanceTimersByTime(200)
@@ -38,9 +38,9 @@ it('tells each when its own time is over, and nobody who has ended before', () =
 it('has one timer for all, and none for nobody', () => {
   const { silence, told, quiet } = watched(100)
   const all = Array.from({ length: 10 }, (_, index) => quiet(String(index)))
-  for (const it of all) silence.begin(it)
+  const numbers = all.map((it) => silence.begin(it))
   expect(vi.getTimerCount()).toBe(1)
-  for (const it of all) silence.end(it)
+  for (const it of numbers) silence.end(it)
   vi.advanceTimersByTime(100)
   expect([vi.getTimerCount(), told]).toEqual([0, []])
 })

@@ -4,8 +4,8 @@ import { createParser } from 'eventsource-parser'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { EventReader } from '../../src/events.js'
+import { bodyOf, Gate } from '../../src/upstream/body.js'
 import { bytesOf, readEncoded } from '../../src/upstream/source.js'
-import { Gate } from '../../src/upstream/stream.js'
 import { cut, runs, sizes } from './search.js'
 
 type Heard = ['event', type: string, data: string, id: string | undefined] | ['retry', number] | ['comment', string]
@@ -247,7 +247,7 @@ const events = fc
   })
 
 describe('readEncoded', () => {
-  it('brings the bytes of every message and endpoint through the eventsource package', async () => {
+  it('brings the bytes of every message, and those of every endpoint through the eventsource package', async () => {
     await fc.assert(
       fc.asyncProperty(events, sizes, async ({ bytes, expected }, sizes) => {
         const body = new PassThrough()
@@ -260,7 +260,13 @@ describe('readEncoded', () => {
             headers: { get: () => 'text/event-stream' },
             body: {
               getReader: () =>
-                readEncoded(body, { gate: new Gate(), maxBytes: 1 << 20, silence: 0, onTooLarge: () => {} }),
+                readEncoded(bodyOf(body), {
+                  gate: new Gate(),
+                  maxBytes: 1 << 20,
+                  silence: 0,
+                  onTooLarge: () => {},
+                  onFrame: (data) => heard.push(['message', data]),
+                }),
             },
           }),
         })
@@ -274,7 +280,11 @@ describe('readEncoded', () => {
         body.end()
         await over
         source.close()
-        expect(heard).toEqual(expected)
+        const of = (type: string, all: [string, Buffer][]) => all.filter((it) => it[0] === type)
+        expect(of('endpoint', heard)).toEqual(of('endpoint', expected))
+        // One without data sets the cursor alone.
+        expect(of('message', heard)).toEqual(of('message', expected).filter(([, data]) => data.length > 0))
+        expect(heard.filter(([type]) => type !== 'message' && type !== 'endpoint')).toEqual([])
       }),
       runs(150),
     )

@@ -155,10 +155,13 @@ test('nothing else can open a connection', () => {
     'src/listener/http.ts: node:http { createServer }',
     'src/listener/options.ts: node:net { isIPv6 }',
     // To the upstream that is configured. What reads event streams is given a fetch of ours.
-    'src/upstream/request.ts: node:http { * }',
-    'src/upstream/request.ts: node:https { * }',
+    'src/upstream/connections.ts: node:net { connect, isIP }',
     'src/upstream/sse.ts: eventsource { EventSource }',
     'src/values.ts: node:http { validateHeaderName, validateHeaderValue }',
+  ])
+  expect(calls(all, /\bgetBuiltinModule$/)).toEqual([
+    "src/upstream/connections.ts: process.getBuiltinModule('node:tls')",
+    "src/upstream/encoding.ts: process.getBuiltinModule('node:zlib')",
   ])
   // To the keys of the issuer that is configured.
   expect(calls(all, /^(?:globalThis\.)?fetch$/)).toEqual(['middleware/auth.ts: fetch(url, init)'])

@@ -164,6 +164,9 @@ describe('the target', () => {
     await wire.send(modern(2, 'resources/read', { uri: 'test://static-text' }))
     expect((await answer(2)).result).toBeDefined()
     await wire.send(modern(3, 'tools/call', { name: 'slow', arguments: { ms: 60_000 } }))
+    // What is cancelled before it was written is not written: behind the answer to a later one, it was.
+    await wire.send(modern(5, 'resources/read', { uri: 'test://static-text' }))
+    await answer(5)
     await wire.send(notification('notifications/cancelled', { requestId: 3 }))
     await vi.waitFor(async () => {
       const id = String(Math.random())
