@@ -152,6 +152,8 @@ export class Turn {
 
   get #isNext(): boolean {
     if (this.#overtakes) return this.#leader === undefined
+    // Nobody comes by who has left: a middleware threw while others still hand the message on.
+    if (this.isGone && !this.#promise) return true
     return this.#run.first === this && this.#lane.isOpen(this.#run)
   }
 

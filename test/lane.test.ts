@@ -26,6 +26,16 @@ function lane() {
 }
 
 describe('turns', () => {
+  it('one that was released keeps nobody waiting who comes for it later', async () => {
+    const { lane: it, log, take, release } = lane()
+    const first = take('request', 'a')
+    const given = it.take('notification', 1)
+    await release(given)
+    expect(given.wait()).toBeUndefined()
+    await release(first)
+    expect([it.size, it.bytes, log]).toEqual([0, 0, ['a']])
+  })
+
   it('the first one waits for nothing, each other one for the one before it', async () => {
     const { lane: it, log, take, release } = lane()
     const [a, b, c] = [take('request', 'a'), take('notification', 'b'), take('request', 'c')]
