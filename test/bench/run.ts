@@ -56,15 +56,14 @@ const report: Report = {
 }
 
 function subjectsOf(name: string, others: readonly Subject[]): Subject[] {
-  const argv = values.program.split(' ')
   const variants = ['reads', 'whole', 'changes', 'exchange', 'others']
   if (name === 'middleware') {
-    return [program(argv, 'none'), ...variants.map((it) => program(argv, it, [it])), raw, parse]
+    return [program(values.program, 'none'), ...variants.map((it) => program(values.program, it, [it])), raw, parse]
   }
   const { link } = groups[name]!
   const where = { server: [], url: '', port: 0 }
   const rest = isQuick && !link.startsWith('listener') ? [] : [sdk]
-  const all = [program(argv), raw, ...(name === 'slow' ? [] : [parse]), ...rest, ...others]
+  const all = [program(values.program), raw, ...(name === 'slow' ? [] : [parse]), ...rest, ...others]
   return all.filter((it) => it.command(link, where) !== undefined)
 }
 
@@ -86,7 +85,8 @@ function tell(): void {
   const { median, low, high, othersPercent } = report.noise!
   const even = `${median.toFixed(1)} ms (${low.toFixed(1)} to ${high.toFixed(1)})`
   console.log(`\n${report.date}, Node ${report.node}, ${report.machine}; ${Math.round(performance.now() / 1_000)} s.`)
-  console.log(`The same work took ${even}; others used ${othersPercent.toFixed(0)} % of the processors.`)
+  const foreign = Number.isNaN(othersPercent) ? '' : `; others used ${othersPercent.toFixed(0)} % of the processors`
+  console.log(`The same work took ${even}${foreign}.`)
   for (const fault of report.faults) console.log(`\nFAULT ${fault}`)
 }
 
