@@ -118,7 +118,9 @@ export class Contestant {
       await Promise.race([ended, patience()])
     }
     this.sessions = []
-    for (const pid of [...all.own, ...all.others, this.#server?.pid ?? 0]) if (pid > 0 && isAlive(pid)) kill(pid)
+    for (const pid of [...all.own, ...all.others].filter(isAlive)) kill(pid)
+    it?.kill('SIGKILL')
+    this.#server?.kill('SIGKILL')
     this.#process = this.#server = undefined
   }
 

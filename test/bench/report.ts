@@ -67,7 +67,10 @@ export function add(report: Report, group: string, contestants: readonly Contest
 
 export function addMicro(report: Report, micro: readonly Micro[]): void {
   report.micro = micro
-  for (const it of micro) report.ratios[key('micro', `${it.name}, ns`, 'ours', it.other)] = it.ns / it.otherNs
+  for (const { name, ns, other, otherNs } of micro) {
+    const all = key('micro', `${name}, ns`, 'ours', other)
+    report.ratios[all] = report.bests[all] = ns / otherNs
+  }
 }
 
 export const key = (group: string, metric: string, ours: string, other: string) =>

@@ -17,7 +17,7 @@ const HELP = `npm run bench -- [options]
   --peers           other proxies, too: they are installed from npm when they are first asked for
   --check           quick, and what got worse by more than a third since the baseline
   --strict          then the exit code is 1
-  --update          quick, and makes it the baseline
+  --update          quick, and makes it the baseline; with --only that of these groups
   --out FILE        all figures as JSON
   --markdown        the tables as Markdown
   --program FILE    another build in place of dist/cli.js
@@ -56,15 +56,14 @@ const report: Report = {
 }
 
 function subjectsOf(name: string, others: readonly Subject[]): Subject[] {
-  const argv = values.program.split(' ')
   const variants = ['reads', 'whole', 'changes', 'exchange', 'others']
   if (name === 'middleware') {
-    return [program(argv, 'none'), ...variants.map((it) => program(argv, it, [it])), raw, parse]
+    return [program(values.program, 'none'), ...variants.map((it) => program(values.program, it, [it])), raw, parse]
   }
   const { link } = groups[name]!
   const where = { server: [], url: '', port: 0 }
   const rest = isQuick && !link.startsWith('listener') ? [] : [sdk]
-  const all = [program(argv), raw, ...(name === 'slow' ? [] : [parse]), ...rest, ...others]
+  const all = [program(values.program), raw, ...(name === 'slow' ? [] : [parse]), ...rest, ...others]
   return all.filter((it) => it.command(link, where) !== undefined)
 }
 
@@ -77,7 +76,7 @@ async function measure(name: string, others: readonly Subject[]): Promise<boolea
 }
 
 function micro(): void {
-  const found = execFileSync(process.execPath, [built('micro.js'), String(effort.warmUp / 4)], { encoding: 'utf8' })
+  const found = execFileSync(process.execPath, [built('micro.js'), String(effort.warmUp / 2)], { encoding: 'utf8' })
   addMicro(report, JSON.parse(found))
 }
 
@@ -86,21 +85,27 @@ function tell(): void {
   const { median, low, high, othersPercent } = report.noise!
   const even = `${median.toFixed(1)} ms (${low.toFixed(1)} to ${high.toFixed(1)})`
   console.log(`\n${report.date}, Node ${report.node}, ${report.machine}; ${Math.round(performance.now() / 1_000)} s.`)
-  console.log(`The same work took ${even}; others used ${othersPercent.toFixed(0)} % of the processors.`)
+  const foreign = Number.isNaN(othersPercent) ? '' : `; others used ${othersPercent.toFixed(0)} % of the processors`
+  console.log(`The same work took ${even}${foreign}.`)
   for (const fault of report.faults) console.log(`\nFAULT ${fault}`)
 }
 
-/** The ratios alone: times are those of one machine. Of a p99 the next run knows nothing. */
+/** The ratios alone, of the best rounds: times are those of one machine. How long some of its calls take says nothing. */
 function update(): void {
-  const { date, node, machine, ratios } = report
-  const steady = Object.entries(ratios).filter(([key]) => !key.includes('p99'))
-  const rounded = Object.fromEntries(steady.map(([key, value]) => [key, Number(value.toPrecision(3))]))
-  writeFileSync(BASELINE, `${JSON.stringify({ date, node, machine, ratios: rounded }, null, 2)}\n`)
+  const { date, node, machine, bests } = report
+  const steady = Object.entries(bests).filter(([key]) => !/sessions?, p\d/.test(key))
+  const found = Object.fromEntries(steady.map(([key, value]) => [key, Number(value.toPrecision(3))]))
+  const ratios = { ...(values.only ? baseline() : {}), ...found }
+  writeFileSync(BASELINE, `${JSON.stringify({ date, node, machine, ratios }, null, 2)}\n`)
+}
+
+function baseline(): Ratios {
+  return JSON.parse(readFileSync(BASELINE, 'utf8')).ratios
 }
 
 /** Tells what has changed; whether anything got worse. */
 function check(): boolean {
-  const { ratios } = JSON.parse(readFileSync(BASELINE, 'utf8')) as { ratios: Ratios }
+  const ratios = baseline()
   const changed = changes(ratios, report)
   const count = Object.keys(report.ratios).filter((key) => key in ratios).length
   console.log(`\n${changed.length} of ${count} ratios differ by more than a third from the baseline.`)

@@ -23,16 +23,16 @@ const { execPath: node } = process
 export const built = (file: string) => fileURLToPath(new URL(`./${file}`, import.meta.url))
 
 /** The program, or another build of it. */
-export function program(argv: readonly string[], name = 'open-mcp-proxy', use: readonly string[] = []): Subject {
+export function program(file: string, name = 'open-mcp-proxy', use: readonly string[] = []): Subject {
   const more = use.flatMap((it) => ['--use', `${built('middleware.js')}#${it}`])
   return {
     name,
     role: 'ours',
     command(link, { server, url, port }) {
-      if (link === 'stdio') return [node, ...argv, 'stdio', ...more, '--', ...server]
-      if (link === 'sse') return [node, ...argv, 'sse', '--url', url]
-      if (link.startsWith('http')) return [node, ...argv, 'http', '--url', url]
-      return [node, ...argv, 'stdio', '--listen', String(port), '--', ...server]
+      if (link === 'stdio') return [node, file, 'stdio', ...more, '--', ...server]
+      if (link === 'sse') return [node, file, 'sse', '--url', url]
+      if (link.startsWith('http')) return [node, file, 'http', '--url', url]
+      return [node, file, 'stdio', '--listen', String(port), '--', ...server]
     },
   }
 }
