@@ -109,11 +109,12 @@ export function onExchange<M extends AnyRequest, State extends object = object>(
   methods: Methods<M> | undefined,
   handler: (request: RequestContext<M, State>, next: () => Promise<ResponseContext<M, State>>) => unknown,
 ): Middleware<State> {
-  const sleeping = new Map<string, Sleeper<State>>()
+  /** By the state that a request shares with its response. */
+  const sleeping = new Map<object, Sleeper<State>>()
   const concern: Concern = (kind, method) => kind !== 'notification' && matches(methods, method)
   return concerned(concern, handler, async (ctx, next) => {
     if (ctx.kind === 'response') {
-      const sleeper = ctx.request && sleeping.get(ctx.request.key)
+      const sleeper = sleeping.get(ctx.state)
       if (!sleeper) return next()
       sleeper.wake(ctx)
       await sleeper.done
@@ -121,11 +122,11 @@ export function onExchange<M extends AnyRequest, State extends object = object>(
     }
     if (ctx.kind !== 'request' || !matches(methods, ctx.method)) return next()
     const request = ctx as RequestContext<M, State>
-    const { key, signal } = ctx
+    const { state } = ctx
     const answer = deferred<ResponseContext<M, State>>()
     const asleep = deferred<void>()
     const over = deferred<void>()
-    const giveUp = () => answer.reject(signal.reason)
+    let awake = () => {}
     let sent: Promise<void> | undefined
     let woken = false
     let refused = false
@@ -134,23 +135,22 @@ export function onExchange<M extends AnyRequest, State extends object = object>(
     const done = (async () =>
       handler(request, () => {
         if (sent) return Promise.reject(new Error('next() called multiple times'))
-        sleeping.set(key, {
+        sleeping.set(state, {
           done: over.promise,
           wake(response) {
             woken = true
             answer.resolve(response as ResponseContext<M, State>)
           },
         })
-        if (signal.aborted) giveUp()
-        else signal.addEventListener('abort', giveUp)
+        awake = ctx.whenAborted(answer.reject)
         sent = next()
         asleep.resolve()
         return answer.promise
       }))()
     const finish = () => {
       finished = true
-      sleeping.delete(key)
-      signal.removeEventListener('abort', giveUp)
+      sleeping.delete(state)
+      awake()
     }
     done.then(
       () => {

@@ -50,6 +50,7 @@ export class Exchange {
   /** Only the signals of places deeper than this are aborted. */
   #limit = Number.POSITIVE_INFINITY
   #controllers: Map<number, AbortController> | undefined
+  #callbacks: Map<(reason: unknown) => void, number> | undefined
 
   constructor(id: RequestId | undefined, wireId: RequestId, own?: OwnCall) {
     this.id = id
@@ -75,12 +76,22 @@ export class Exchange {
     return controller.signal
   }
 
+  /** Calls back where the signal of a place would be aborted. Gives what ends that. */
+  whenAborted(place: number, callback: (reason: unknown) => void): () => void {
+    const depth = this.depth(place)
+    if (depth > this.#limit) callback(this.aborted)
+    this.#callbacks ??= new Map()
+    this.#callbacks.set(callback, depth)
+    return () => this.#callbacks?.delete(callback)
+  }
+
   /** Aborts the signals of the places deeper than a depth, of all places without one. */
   abort(reason: unknown, limit = Number.NEGATIVE_INFINITY): void {
     if (limit >= this.#limit) return
     this.#limit = limit
     this.aborted = reason
     for (const [depth, controller] of this.#controllers ?? []) if (depth > limit) controller.abort(reason)
+    for (const [callback, depth] of this.#callbacks ?? []) if (depth > limit) callback(reason)
   }
 
   /** How far a place lies from the requester; comparable, no more. */
@@ -239,6 +250,13 @@ export class Passage implements Transit {
     if (!exchange) return this.session.signal
     this.crossing.watch(exchange)
     return exchange.signal(place)
+  }
+
+  whenAborted(place: number, callback: (reason: unknown) => void): () => void {
+    const { exchange } = this
+    if (!exchange) throw new TypeError('expected a request')
+    this.crossing.watch(exchange)
+    return exchange.whenAborted(place, callback)
   }
 
   /** On a response: the method of its request, as this place saw it. */

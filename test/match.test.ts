@@ -371,6 +371,19 @@ describe('onExchange', () => {
     }
   })
 
+  it('next() rejects in a test context that is aborted, before it or after', async () => {
+    const reasons: unknown[] = []
+    const asks = onExchange('m', (_request, next) => next().catch((reason) => void reasons.push(reason)))
+    const later = testContext(request)
+    void asks(later.ctx, later.next)
+    later.abort('later')
+    const before = testContext(request)
+    before.abort('before')
+    void asks(before.ctx, before.next)
+    await turnOfLoop()
+    expect(reasons).toEqual(['later', 'before'])
+  })
+
   it('next() rejects when the request was cancelled before it', async () => {
     const gate = deferred()
     const caught = deferred<unknown>()

@@ -103,6 +103,14 @@ class PlayedTransit implements Transit {
     return this.abortSignal
   }
 
+  whenAborted(_place: number, callback: (reason: unknown) => void): () => void {
+    const { abortSignal } = this
+    const onabort = () => callback(abortSignal.reason)
+    if (abortSignal.aborted) onabort()
+    abortSignal.addEventListener('abort', onabort)
+    return () => abortSignal.removeEventListener('abort', onabort)
+  }
+
   request(): Context | undefined {
     return this.#request
   }
