@@ -1,4 +1,4 @@
-import type { Writable } from 'node:stream'
+import { getDefaultHighWaterMark, type Writable } from 'node:stream'
 import { Batch, settle } from './batch.js'
 import { type Deferred, deferred, handled } from './deferred.js'
 import { asBuffer } from './json.js'
@@ -16,9 +16,10 @@ const BOM = Buffer.from([0xef, 0xbb, 0xbf])
 
 /** What is kept of a line over the limit; the id of a message stands near its beginning. */
 const HEAD_BYTES = 4096
-/** A batch of this size leaves before the tick ends, so that a stream which takes it is not called full. */
-const ENOUGH = 16 * 1024
-/** One of this size leaves though the stream is full. */
+/**
+ * What a stream of Node's default high water mark may hold, which is less in Node 20: each write is a system call. It is
+ * also the most that is held until the tick ends.
+ */
 const FULL = 64 * 1024
 
 /**
@@ -174,7 +175,8 @@ export class LineWriter {
   readonly #stream: Writable
   /** What was written in this tick. */
   readonly #batch = new Batch()
-  readonly #enough: number
+  /** Bytes at which it is full. */
+  readonly #room: number
   #scheduled = false
   /** Buffers that the stream has and the operating system has not. */
   #pending = 0
@@ -185,7 +187,8 @@ export class LineWriter {
   /** `onClose` is called once, when the stream takes no more: it failed, or was closed by the other end. */
   constructor(stream: Writable, onClose?: (error: Error) => void) {
     this.#stream = stream
-    this.#enough = Math.max(ENOUGH, stream.writableHighWaterMark)
+    const mark = stream.writableHighWaterMark
+    this.#room = mark === getDefaultHighWaterMark(false) ? FULL : mark
     const fail = (error: Error) => {
       if (this.#failure) return
       this.#failure = error
@@ -218,8 +221,8 @@ export class LineWriter {
     const stream = this.#stream
     const batch = this.#batch
     batch.add(onOneLine(frame))
-    if (batch.size >= FULL || (batch.size >= this.#enough && stream.writableLength === 0)) this.#leave()
-    if (stream.writableLength + batch.size < stream.writableHighWaterMark) return
+    if (batch.size >= FULL) this.#leave()
+    if (stream.writableLength + batch.size < this.#room) return
     this.#ready ??= deferred()
     return this.#ready.promise
   }

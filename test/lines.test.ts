@@ -242,7 +242,6 @@ describe('LineWriter', () => {
   test('writes before the tick ends what is much, and is not full while the stream takes it', async () => {
     const calls: number[] = []
     const stream = new Writable({
-      highWaterMark: 16 * 1024,
       write(bytes, _encoding, done) {
         calls.push(bytes.length)
         done()
@@ -250,11 +249,11 @@ describe('LineWriter', () => {
     })
     const writer = new LineWriter(stream)
     const frame = bytes('x'.repeat(1023))
-    const waits = Array.from({ length: 40 }, () => writer.write(frame))
+    const waits = Array.from({ length: 150 }, () => writer.write(frame))
     expect(waits.every((wait) => wait === undefined)).toBe(true)
-    expect(calls).toEqual([16 * 1024, 16 * 1024])
+    expect(calls).toEqual([64 * 1024, 64 * 1024])
     await tick()
-    expect(calls).toEqual([16 * 1024, 16 * 1024, 8 * 1024])
+    expect(calls).toEqual([64 * 1024, 64 * 1024, 22 * 1024])
   })
 
   test('holds little while the stream is full, and is ready again though the stream drained in the same tick', async () => {
