@@ -1,4 +1,4 @@
-import type { Writable } from 'node:stream'
+import { getDefaultHighWaterMark, type Writable } from 'node:stream'
 import { Batch, settle } from './batch.js'
 import { type Deferred, deferred, handled } from './deferred.js'
 import { asBuffer } from './json.js'
@@ -16,21 +16,27 @@ const BOM = Buffer.from([0xef, 0xbb, 0xbf])
 
 /** What is kept of a line over the limit; the id of a message stands near its beginning. */
 const HEAD_BYTES = 4096
-/** A batch of this size leaves before the tick ends, so that a stream which takes it is not called full. */
-const ENOUGH = 16 * 1024
-/** One of this size leaves though the stream is full. */
+/**
+ * What a stream of Node's default high water mark may hold, which is less in Node 20: each write is a system call. It is
+ * also the most that is held until the tick ends.
+ */
 const FULL = 64 * 1024
 
+/** Pieces below this size are joined as they come, so that a peer writing single bytes costs no object for each. */
+const SMALL_PIECE = 64 * 1024
+
 /**
- * Bytes that come in pieces. They are joined as they come: each byte is copied three times at most, and once where there
- * are as many as the last time.
+ * Bytes that come in pieces. Small pieces of like size are joined as they come, each byte at most 16 times, and a big
+ * one is not touched before the end. Where no more come than the last time, each is copied to its place as it comes:
+ * there is nothing to do at the end then.
  */
 export class Pieces {
-  /** A single piece as it came, or room for more. */
-  #bytes = NOTHING
-  #isOurs = false
+  #pieces: Buffer[] = []
   #size = 0
+  /** How many bytes there were the last time, of several pieces. */
   #lately = 0
+  /** Room for as many; what has come lies in it. */
+  #room: Buffer | undefined
 
   get size(): number {
     return this.#size
@@ -38,41 +44,67 @@ export class Pieces {
 
   add(piece: Buffer): void {
     if (piece.length === 0) return
-    const size = this.#size + piece.length
-    if (this.#size === 0) this.#bytes = piece
+    const before = this.#size
+    this.#size += piece.length
+    if (this.#room === undefined && this.#pieces.length === 1 && this.#size <= this.#lately) this.#makeRoom()
+    if (this.#room === undefined) this.#gather(piece)
+    else if (this.#size <= this.#room.length) this.#room.set(piece, before)
     else {
-      if (!this.#isOurs || size > this.#bytes.length) this.#grow(size)
-      this.#bytes.set(piece, this.#size)
+      this.#pieces = [this.#room.subarray(0, before), piece]
+      this.#room = undefined
+      this.#lately = 0
     }
-    this.#size = size
   }
 
-  #grow(size: number): void {
-    const bytes = Buffer.allocUnsafe(size <= this.#lately ? this.#lately : 2 * size)
-    bytes.set(this.#bytes.subarray(0, this.#size))
-    this.#bytes = bytes
-    this.#isOurs = true
-    settle(bytes)
+  #makeRoom(): void {
+    const room = Buffer.allocUnsafe(this.#lately)
+    room.set(this.#pieces[0]!)
+    settle(room)
+    this.#room = room
+    this.#pieces = []
+  }
+
+  #gather(piece: Buffer): void {
+    let last = piece
+    for (let previous = this.#pieces.at(-1); previous && last.length < SMALL_PIECE; previous = this.#pieces.at(-1)) {
+      if (previous.length > last.length) break
+      this.#pieces.pop()
+      last = Buffer.concat([previous, last])
+    }
+    this.#pieces.push(last)
   }
 
   /** A copy of the first bytes, `length` at most. */
   head(length: number): Buffer {
-    return Buffer.from(this.#bytes.subarray(0, Math.min(this.#size, length)))
+    return Buffer.concat(this.#room ? [this.#room] : this.#pieces, Math.min(this.#size, length))
   }
 
   /** All of it, and begins anew. A single piece is handed over as it came. */
   take(): Buffer {
-    const { length } = this.#bytes
-    const all = this.#bytes.subarray(0, this.#size)
-    if (this.#isOurs) this.#lately = this.#size
+    const all = this.#room ? this.#inRoom(this.#room) : this.#joined()
     this.clear()
-    return length > 2 * all.length ? Buffer.from(all) : all
+    return all
+  }
+
+  /** Far more room than needed is not kept for so little. */
+  #inRoom(room: Buffer): Buffer {
+    this.#lately = this.#size
+    const all = room.subarray(0, this.#size)
+    return room.length > 2 * all.length ? Buffer.from(all) : all
+  }
+
+  #joined(): Buffer {
+    if (this.#pieces.length === 1) return this.#pieces[0]!
+    const all = Buffer.concat(this.#pieces, this.#size)
+    this.#lately = this.#size
+    settle(all)
+    return all
   }
 
   clear(): void {
-    this.#bytes = NOTHING
-    this.#isOurs = false
+    this.#pieces = []
     this.#size = 0
+    this.#room = undefined
   }
 }
 
@@ -174,7 +206,8 @@ export class LineWriter {
   readonly #stream: Writable
   /** What was written in this tick. */
   readonly #batch = new Batch()
-  readonly #enough: number
+  /** Bytes at which it is full. */
+  readonly #room: number
   #scheduled = false
   /** Buffers that the stream has and the operating system has not. */
   #pending = 0
@@ -185,7 +218,8 @@ export class LineWriter {
   /** `onClose` is called once, when the stream takes no more: it failed, or was closed by the other end. */
   constructor(stream: Writable, onClose?: (error: Error) => void) {
     this.#stream = stream
-    this.#enough = Math.max(ENOUGH, stream.writableHighWaterMark)
+    const mark = stream.writableHighWaterMark
+    this.#room = mark === getDefaultHighWaterMark(false) ? FULL : mark
     const fail = (error: Error) => {
       if (this.#failure) return
       this.#failure = error
@@ -218,8 +252,8 @@ export class LineWriter {
     const stream = this.#stream
     const batch = this.#batch
     batch.add(onOneLine(frame))
-    if (batch.size >= FULL || (batch.size >= this.#enough && stream.writableLength === 0)) this.#leave()
-    if (stream.writableLength + batch.size < stream.writableHighWaterMark) return
+    if (batch.size >= FULL) this.#leave()
+    if (stream.writableLength + batch.size < this.#room) return
     this.#ready ??= deferred()
     return this.#ready.promise
   }
