@@ -1,6 +1,6 @@
-import { validateHeaderName, validateHeaderValue } from 'node:http'
 import querystring from 'node:querystring'
 import { LONGEST_TIMER } from './rest.js'
+import { isHeaderName, isHeaderValue } from './upstream/fields.js'
 
 /** An argument of the command that cannot be taken: its text says what was expected and what came. */
 export class UsageError extends Error {
@@ -64,21 +64,13 @@ export function parseHeaders(text: string): [name: string, value: string][] {
 
 /** What is no name may be part of a value that was written without one: it is not shown. */
 function checkedName(option: string, name: string): string {
-  try {
-    validateHeaderName(name)
-    return name
-  } catch {
-    throw new UsageError(`${option}: expected a header name, got one with a character that no header name may have`)
-  }
+  if (isHeaderName(name)) return name
+  throw new UsageError(`${option}: expected a header name, got one with a character that no header name may have`)
 }
 
 function checkedValue(option: string, name: string, value: string): string {
-  try {
-    validateHeaderValue(name, value)
-    return value
-  } catch {
-    throw new UsageError(`${option} ${name}: expected a value of visible Latin-1 characters, got one with another`)
-  }
+  if (isHeaderValue(value)) return value
+  throw new UsageError(`${option} ${name}: expected a value of visible Latin-1 characters, got one with another`)
 }
 
 /** Seconds, with fractions; the result is milliseconds. Node fires a longer timer than 2^31-1 ms at once. */
