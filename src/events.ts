@@ -29,6 +29,9 @@ const SPACE = 0x20
 const HEAD = 4096
 const nothing = Buffer.alloc(0)
 const newline = Buffer.of(LF)
+const DATA = Buffer.from('data')
+const EVENT = Buffer.from('event')
+const MESSAGE = 'message'
 
 /**
  * Reads an event stream (WHATWG HTML, section 9.2.6) on bytes: what stands in `data` is handed over undecoded, as a
@@ -46,8 +49,10 @@ export class EventReader {
   #afterCR = false
   #firstLine = true
   #type = ''
-  readonly #data = new Pieces()
-  #dataLines = 0
+  /** The data, while it is one line; nearly always it is. */
+  #data: Buffer | undefined
+  /** The data, as soon as it is more. */
+  #lines: Pieces | undefined
   #id: string | undefined
   #skipping = false
   /** Whether the line being skipped has any bytes: it is not the blank one that ends the event. */
@@ -69,7 +74,7 @@ export class EventReader {
     let lf = bytes.indexOf(LF, start)
     while (cr !== -1 || lf !== -1) {
       const end = cr === -1 || (lf !== -1 && lf < cr) ? lf : cr
-      this.#line(bytes.subarray(start, end))
+      this.#line(bytes, start, end)
       start = end + 1
       if (end === cr) {
         if (start === bytes.length) this.#afterCR = true
@@ -108,69 +113,85 @@ export class EventReader {
     return true
   }
 
-  #line(rest: Buffer): void {
+  /** Cuts no view of what it need not hand over: a view costs more than all else that is done to a short line. */
+  #line(chunk: Buffer, from: number, to: number): void {
     if (this.#skipping) {
-      const blank = rest.length === 0 && !this.#skippedLine
+      const blank = from === to && !this.#skippedLine
       this.#skippedLine = false
       if (blank) this.#reset()
       return
     }
-    let line = rest
-    this.#bytes += rest.length
+    let [bytes, start, end] = [chunk, from, to]
+    this.#bytes += end - start
     if (this.#partial.size > 0) {
-      this.#partial.add(rest)
-      line = this.#partial.take()
+      this.#partial.add(bytes.subarray(start, end))
+      bytes = this.#partial.take()
+      start = 0
+      end = bytes.length
     }
     if (this.#firstLine) {
       this.#firstLine = false
-      line = withoutBom(line)
+      start = end - withoutBom(bytes.subarray(start, end)).length
     }
-    if (line.length === 0) this.#dispatch()
-    else this.#field(line)
+    if (start === end) this.#dispatch()
+    else this.#field(bytes, start, end)
     if (this.#bytes > this.#maxBytes) {
       this.#tooLarge()
       this.#skippedLine = false
     }
   }
 
-  #field(line: Buffer): void {
+  #field(bytes: Buffer, start: number, end: number): void {
+    if (isNamed(bytes, start, end, DATA)) this.#addData(valueFrom(bytes, start + DATA.length, end))
+    else if (isNamed(bytes, start, end, EVENT)) this.#type = typeOf(bytes, start + EVENT.length, end)
+    else this.#otherField(bytes.subarray(start, end))
+  }
+
+  #addData(value: Buffer): void {
+    if (this.#data === undefined) {
+      this.#data = value
+      return
+    }
+    if (this.#lines === undefined) {
+      this.#lines = new Pieces()
+      this.#lines.add(this.#data)
+    }
+    this.#lines.add(newline)
+    this.#lines.add(value)
+  }
+
+  #otherField(line: Buffer): void {
     const colon = line.indexOf(COLON)
-    const value = colon === -1 ? nothing : line.subarray(colon + (line[colon + 1] === SPACE ? 2 : 1))
+    const value = valueFrom(line, colon === -1 ? line.length : colon, line.length)
     if (colon === 0) {
       this.#bytes -= line.length
       this.#options.onComment?.(value.toString())
       return
     }
-    switch (line.toString('latin1', 0, colon === -1 ? line.length : colon)) {
-      case 'data':
-        if (this.#dataLines > 0) this.#data.add(newline)
-        this.#dataLines += 1
-        this.#data.add(value)
-        break
-      case 'event':
-        this.#type = value.toString()
-        break
-      case 'id':
-        if (!value.includes(0)) this.#id = value.toString()
-        break
-      case 'retry': {
-        const digits = value.toString('latin1')
-        if (/^\d+$/.test(digits)) this.#options.onRetry?.(Number(digits))
-      }
+    const name = line.toString('latin1', 0, colon === -1 ? line.length : colon)
+    if (name === 'id') {
+      if (!value.includes(0)) this.#id = value.toString()
+    } else if (name === 'retry') {
+      const digits = value.toString('latin1')
+      if (/^\d+$/.test(digits)) this.#options.onRetry?.(Number(digits))
     }
   }
 
   #dispatch(): void {
     if (this.#id !== undefined) this.lastEventId = this.#id
-    const empty = this.#dataLines === 0
-    const event: ServerSentEvent = { type: this.#type || 'message', data: this.#data.take() }
+    const data = this.#lines?.take() ?? this.#data
+    if (data === undefined) {
+      this.#reset()
+      return
+    }
+    const event: ServerSentEvent = { type: this.#type || 'message', data }
     if (this.#id !== undefined) event.id = this.#id
     this.#reset()
-    if (!empty) this.#options.onEvent(event)
+    this.#options.onEvent(event)
   }
 
   #tooLarge(): void {
-    const head = this.#data.size > 0 ? this.#data.head(HEAD) : afterName(this.#partial.head(HEAD))
+    const head = this.#headOfData() ?? afterName(this.#partial.head(HEAD))
     if (this.#id !== undefined) this.lastEventId = this.#id
     this.#reset()
     this.#partial.clear()
@@ -180,14 +201,39 @@ export class EventReader {
     this.#options.onTooLarge?.(head)
   }
 
+  #headOfData(): Buffer | undefined {
+    if (this.#lines) return this.#lines.head(HEAD)
+    return this.#data && this.#data.length > 0 ? Buffer.from(this.#data.subarray(0, HEAD)) : undefined
+  }
+
   #reset(): void {
     this.#type = ''
-    this.#data.clear()
-    this.#dataLines = 0
+    this.#data = undefined
+    this.#lines = undefined
     this.#id = undefined
     this.#bytes = 0
     this.#skipping = false
   }
+}
+
+function isNamed(bytes: Buffer, start: number, end: number, name: Buffer): boolean {
+  const after = start + name.length
+  if (after > end || (after < end && bytes[after] !== COLON)) return false
+  for (let at = 0; at < name.length; at += 1) if (bytes[start + at] !== name[at]) return false
+  return true
+}
+
+/** What stands behind the colon, and one space; nothing where there is no colon. */
+function valueFrom(bytes: Buffer, colon: number, end: number): Buffer {
+  if (colon >= end) return nothing
+  return bytes.subarray(bytes[colon + 1] === SPACE && colon + 1 < end ? colon + 2 : colon + 1, end)
+}
+
+/** Nearly all are messages. */
+function typeOf(bytes: Buffer, colon: number, end: number): string {
+  const start = colon + (bytes[colon + 1] === SPACE ? 2 : 1)
+  if (end - start === MESSAGE.length && bytes.toString('latin1', start, end) === MESSAGE) return MESSAGE
+  return valueFrom(bytes, colon, end).toString()
 }
 
 function afterName(line: Buffer): Buffer {

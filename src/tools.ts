@@ -28,6 +28,11 @@ export class ToolHeaders {
     return typeof result.nextCursor === 'string' ? result.nextCursor : undefined
   }
 
+  /** Undefined where nobody has asked for the tool yet. */
+  known(name: string): readonly ParamHeader[] | undefined {
+    return this.#known.get(name)
+  }
+
   /**
    * Asks only when the tool is unknown, and once more where the round was another's, which may have failed with whoever
    * asked. Never rejects: a call without the headers is for the server to refuse.

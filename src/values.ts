@@ -1,5 +1,6 @@
 import querystring from 'node:querystring'
 import { LONGEST_TIMER } from './rest.js'
+import { isHeaderName, isHeaderValue } from './upstream/fields.js'
 
 /** An argument of the command that cannot be taken: its text says what was expected and what came. */
 export class UsageError extends Error {
@@ -61,26 +62,15 @@ export function parseHeaders(text: string): [name: string, value: string][] {
   })
 }
 
-/** Only where there are headers: it takes longer to load than all of the command line to be read. */
-const http = () => process.getBuiltinModule('node:http')
-
 /** What is no name may be part of a value that was written without one: it is not shown. */
 function checkedName(option: string, name: string): string {
-  try {
-    http().validateHeaderName(name)
-    return name
-  } catch {
-    throw new UsageError(`${option}: expected a header name, got one with a character that no header name may have`)
-  }
+  if (isHeaderName(name)) return name
+  throw new UsageError(`${option}: expected a header name, got one with a character that no header name may have`)
 }
 
 function checkedValue(option: string, name: string, value: string): string {
-  try {
-    http().validateHeaderValue(name, value)
-    return value
-  } catch {
-    throw new UsageError(`${option} ${name}: expected a value of visible Latin-1 characters, got one with another`)
-  }
+  if (isHeaderValue(value)) return value
+  throw new UsageError(`${option} ${name}: expected a value of visible Latin-1 characters, got one with another`)
 }
 
 /** Seconds, with fractions; the result is milliseconds. Node fires a longer timer than 2^31-1 ms at once. */

@@ -8,6 +8,7 @@ import {
   HEADER_MISMATCH,
   metadataHeaders,
   modernVersion,
+  type ParamHeader,
   paramHeaders,
   prefersStream,
 } from '../mirror.js'
@@ -155,17 +156,26 @@ export class Call implements Taker, CollectEvents {
     })
   }
 
-  async #sendModern(version: string): Promise<void> {
-    const channel = this.#channel
-    const isToolCall = this.head.method === 'tools/call' && this.head.name !== undefined
-    const declared = isToolCall ? await channel.endpoint.tools.of(this.head.name as string, this.#ask(version)) : []
+  #sendModern(version: string): Promise<void> | undefined {
+    const { method, name } = this.head
+    const { tools } = this.#channel.endpoint
+    if (method !== 'tools/call' || name === undefined) return this.#sendMirrored(version, [])
+    const known = tools.known(name)
+    if (known) return this.#sendMirrored(version, known)
+    return tools.of(name, this.#ask(version)).then((declared) => {
+      this.#aborting?.signal.throwIfAborted()
+      return this.#sendMirrored(version, declared)
+    })
+  }
+
+  /** With the headers that mirror what it says. */
+  #sendMirrored(version: string, declared: readonly ParamHeader[]): Promise<void> | undefined {
     const headers = {
       ...paramHeaders(this.#came, declared),
       ...metadataHeaders(this.#frame, this.head, version),
       ...argumentHeaders(this.#frame, this.head, declared),
     }
-    this.#aborting?.signal.throwIfAborted()
-    await this.#sent(channel.postModern(this.#frame, prefersStream(this.#came), headers, this))
+    return this.#sent(this.#channel.postModern(this.#frame, prefersStream(this.#came), headers, this))
   }
 
   async #refused(response: HttpResponse): Promise<void> {

@@ -7,8 +7,6 @@ export interface Carried {
   /** The request line and the headers, with the blank line. */
   readonly head: string
   readonly body: Uint8Array | undefined
-  /** Nobody waits for it any more. */
-  readonly isOver: boolean
   /** What carries it, while something does. */
   connection: Connection | undefined
   /** From now on the server may see it. */

@@ -52,7 +52,12 @@ class DetectingUpstream implements Wire {
     return this.#wire.start()
   }
 
-  async send(frame: Frame, meta?: FrameMeta): Promise<void> {
+  send(frame: Frame, meta?: FrameMeta): Promise<void> | void {
+    if (this.#decided && this.#switching === undefined) return this.#wire.send(frame, meta)
+    return this.#sendEarly(frame, meta)
+  }
+
+  async #sendEarly(frame: Frame, meta?: FrameMeta): Promise<void> {
     if (!this.#decided && this.#first === undefined) {
       const head = scan(frame)
       if (head.method === 'initialize' && head.kind === 'request') this.#first = { id: head.id, frame }
@@ -98,7 +103,9 @@ class DetectingUpstream implements Wire {
       this.#decided = refused || (status >= 200 && status < 300)
       this.#first = undefined
       if (refused && !isModernError(frame) && !this.#closing) {
-        this.#switching = this.#fallBack(first.frame, (error = frame) => this.onframe?.(error, meta))
+        this.#switching = this.#fallBack(first.frame, (error = frame) => this.onframe?.(error, meta)).finally(() => {
+          this.#switching = undefined
+        })
         return
       }
     }

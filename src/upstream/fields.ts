@@ -25,13 +25,21 @@ export class Fields {
   }
 }
 
+export function isHeaderName(name: string): boolean {
+  return TOKEN.test(name)
+}
+
+export function isHeaderValue(value: string): boolean {
+  return !FORBIDDEN.test(value)
+}
+
 function written(headers: Headers): string {
   let text = ''
   for (const name in headers) {
     const value = headers[name]!
     if (FRAMING.has(name)) continue
-    if (!TOKEN.test(name)) throw invalid('ERR_INVALID_HTTP_TOKEN')
-    if (FORBIDDEN.test(value)) throw invalid('ERR_INVALID_CHAR')
+    if (!isHeaderName(name)) throw invalid('ERR_INVALID_HTTP_TOKEN')
+    if (!isHeaderValue(value)) throw invalid('ERR_INVALID_CHAR')
     text += `${name}: ${value}\r\n`
   }
   return text

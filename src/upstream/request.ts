@@ -143,7 +143,7 @@ class Sending implements Exchange, Carried, Source {
   readonly body: Uint8Array | undefined
   readonly written: Promise<void> | undefined
   connection: Connection | undefined
-  isOver = false
+  #isOver = false
   readonly #connections: Connections
   readonly #taker: Taker
   #phase: Phase = 'not_sent'
@@ -164,7 +164,7 @@ class Sending implements Exchange, Carried, Source {
   }
 
   abort(): void {
-    if (this.isOver) return
+    if (this.#isOver) return
     this.#isAborted = true
     this.#connections.drop(this)
   }
@@ -192,14 +192,14 @@ class Sending implements Exchange, Carried, Source {
   }
 
   onEnd(): void {
-    this.isOver = true
+    this.#isOver = true
     this.connection = undefined
     this.#response!.finish(true)
   }
 
   onFault(error: Error): void {
-    if (this.isOver) return
-    this.isOver = true
+    if (this.#isOver) return
+    this.#isOver = true
     this.connection = undefined
     const told = this.#isAborted ? abortError() : fault(error, this.#phase)
     if (this.#response) this.#response.finish(false)

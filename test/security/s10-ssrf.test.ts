@@ -158,11 +158,9 @@ test('nothing else can open a connection', () => {
     'src/upstream/connections.ts: node:net { connect, isIP }',
     'src/upstream/sse.ts: eventsource { EventSource }',
   ])
-  expect(calls(all, /\bgetBuiltinModule$/)).toEqual([
-    "src/upstream/connections.ts: process.getBuiltinModule('node:tls')",
-    "src/upstream/encoding.ts: process.getBuiltinModule('node:zlib')",
-    // It checks headers.
-    "src/values.ts: process.getBuiltinModule('node:http')",
+  expect(calls(all, /\bgetBuiltinModule$|^require$/)).toEqual([
+    "src/upstream/connections.ts: require('node:tls')",
+    "src/upstream/encoding.ts: require('node:zlib')",
   ])
   // To the keys of the issuer that is configured.
   expect(calls(all, /^(?:globalThis\.)?fetch$/)).toEqual(['middleware/auth.ts: fetch(url, init)'])

@@ -4,8 +4,9 @@ import { setImmediate as halfTurn } from 'node:timers/promises'
 import { createServer as createTls } from 'node:tls'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { proxyError } from '../../src/error.js'
+import { detect } from '../../src/upstream/detect.js'
 import { HttpUpstream } from '../../src/upstream/http.js'
-import { closing } from '../fixtures/closing.js'
+import { closing, serve } from '../fixtures/closing.js'
 import { selfSigned } from '../fixtures/faults/server-certificate.js'
 import { json, listenTo, modern, notification, request, result, scripted } from '../fixtures/http-server.js'
 
@@ -206,6 +207,37 @@ describe('a request', () => {
       [1, 1],
       [1, 3],
     ])
+  })
+
+  it('of 2026-07-28 leaves at once too, as soon as its tool is known', async () => {
+    const upstream = await serve((seen, response) => {
+      const { id, method } = JSON.parse(seen.body)
+      json(response, result(id, method === 'tools/list' ? { tools: [{ name: 'echo', inputSchema: {} }] } : {}))
+    })
+    const wire = new HttpUpstream({ url: upstream.url })
+    closing.push(() => wire.close())
+    const { until } = listenTo(wire)
+    await wire.send(modern(1, 'tools/call', { name: 'echo', arguments: {} }))
+    await until(1)
+    expect(wire.send(modern(2, 'tools/call', { name: 'echo', arguments: {} }))).toBeUndefined()
+    await until(2)
+    expect(upstream.methods()).toEqual(['tools/list', 'tools/call', 'tools/call'])
+    expect(upstream.sockets.size).toBe(1)
+  })
+
+  it('leaves at once where its transport had to be found out, behind the handshake', async () => {
+    const upstream = await serve((seen, response) => {
+      const { id } = JSON.parse(seen.body)
+      json(response, result(id, id === 0 ? { protocolVersion: '2025-11-25' } : {}))
+    })
+    const wire = detect({ url: upstream.url })
+    closing.push(() => wire.close())
+    const { until } = listenTo(wire)
+    await wire.start()
+    await wire.send(request(0, 'initialize', { protocolVersion: '2025-11-25' }))
+    await until(1)
+    expect(wire.send(request(1, 'ping'))).toBeUndefined()
+    expect(await until(2)).toHaveLength(2)
   })
 
   it('that is big has left when its connection has taken it', async () => {
