@@ -86,7 +86,13 @@ export function proxyError(reason: Reason, options: ProxyErrorOptions = {}): Rpc
   }
   if (options.retryAfter !== undefined) data.retryAfter = options.retryAfter
   const message = options.detail === undefined ? known.message : `${known.message}: ${options.detail}`
-  return new RpcError(known.code, message, data, options.cause === undefined ? undefined : { cause: options.cause })
+  const cause = options.cause === undefined ? undefined : { cause: options.cause }
+  const { stackTraceLimit } = Error
+  // Every session that ends makes some of these: a stack costs as much as a message, and tells nothing of them.
+  if (reason === 'shutting_down') Error.stackTraceLimit = 0
+  const error = new RpcError(known.code, message, data, cause)
+  Error.stackTraceLimit = stackTraceLimit
+  return error
 }
 
 /** A frame that could not be taken, as an error of the proxy's own. One that is too large says so in its own words. */

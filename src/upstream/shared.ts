@@ -122,7 +122,10 @@ export class SharedUpstream {
   /** Its requests are taken back. */
   #leave(tap: Tap, number: number): void {
     if (!this.#taps.delete(number)) return
-    for (const [wireId, { tap: owner }] of this.#pending.entries()) if (owner === tap) this.#take(wireId)
+    // Most have their answers, and those of others are many.
+    for (const [wireId, { tap: owner }] of tap.asked > 0 ? this.#pending.entries() : []) {
+      if (owner === tap) this.#take(wireId)
+    }
     this.#pace(0)
     if (this.#taps.size === 0) this.#onIdle(true)
   }
@@ -138,6 +141,7 @@ export class SharedUpstream {
     const edits: Edit[] = [{ start: head.idStart, end: head.idEnd, text }]
     for (const token of tokens) edits.push({ ...token, text })
     const token = tokens.at(-1)
+    tap.asked += 1
     this.#pending.set(wireId, {
       tap,
       id: head.id as RequestId,
@@ -149,7 +153,7 @@ export class SharedUpstream {
     try {
       await this.#write(splice(frame, edits))
     } catch (error) {
-      this.#pending.delete(wireId)
+      this.#answered(wireId)
       throw error
     }
   }
@@ -170,7 +174,7 @@ export class SharedUpstream {
     const id = tokenValue(frame, span)
     for (const [wireId, pending] of this.#pending.entries()) {
       if (pending.tap !== tap || pending.id !== id) continue
-      this.#pending.delete(wireId)
+      this.#answered(wireId)
       return this.#wire.send(splice(frame, [{ ...span, text: String(wireId) }]))
     }
   }
@@ -181,7 +185,7 @@ export class SharedUpstream {
   }
 
   #take(wireId: number): void {
-    this.#pending.delete(wireId)
+    this.#answered(wireId)
     const cancel = notificationFrame('notifications/cancelled', { requestId: wireId })
     this.#tell(cancel)
   }
@@ -263,8 +267,11 @@ export class SharedUpstream {
     return pending !== undefined
   }
 
+  /** Nobody waits for the answer to it any longer. */
   #answered(id: unknown): Pending | undefined {
     const pending = this.#pending.get(id as number)
+    if (!pending) return undefined
+    pending.tap.asked -= 1
     this.#pending.delete(id as number)
     return pending
   }

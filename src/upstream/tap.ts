@@ -29,6 +29,8 @@ export class Tap implements Wire {
   #spared = 0
   #paused = false
   #over = false
+  /** Requests of the session that have no answer: its source counts them. */
+  asked = 0
 
   /** `spare`: what sessions that do not read may hold beyond a MiB each, all together. */
   constructor(source: TapSource, spare: Spare) {
