@@ -1,8 +1,5 @@
-import { createRequire } from 'node:module'
 import { connect, isIP, type Socket } from 'node:net'
 import { type Carried, Connection, reset } from './connection.js'
-
-const require = createRequire(import.meta.url)
 
 const SWEEP_MS = 1_000
 const TCP_KEEPALIVE_MS = 30_000
@@ -88,7 +85,7 @@ export class Connections {
 
   #overTls(address: { host: string; port: number }): Socket {
     // Loaded where it is needed.
-    const tls: typeof import('node:tls') = require('node:tls')
+    const tls = process.getBuiltinModule('node:tls')
     const socket = tls.connect({
       ...address,
       ALPNProtocols: ['http/1.1'],

@@ -1,8 +1,5 @@
-import { createRequire } from 'node:module'
 import { pipeline, type Transform } from 'node:stream'
 import { type Body, bodyOf, streamOf } from './body.js'
-
-const require = createRequire(import.meta.url)
 
 type Zlib = typeof import('node:zlib')
 
@@ -18,7 +15,7 @@ export function decoded(body: Body, coding: unknown): Body {
   const create = typeof coding === 'string' ? decoders.get(coding.toLowerCase()) : undefined
   if (create === undefined) return body
   // Loaded where it is needed.
-  const decoder = create(require('node:zlib'))
+  const decoder = create(process.getBuiltinModule('node:zlib'))
   // What is wrong with either shows as its early end.
   pipeline(streamOf(body), decoder, () => {})
   return bodyOf(decoder)

@@ -159,8 +159,8 @@ test('nothing else can open a connection', () => {
     'src/upstream/sse.ts: eventsource { EventSource }',
   ])
   expect(calls(all, /\bgetBuiltinModule$|^require$/)).toEqual([
-    "src/upstream/connections.ts: require('node:tls')",
-    "src/upstream/encoding.ts: require('node:zlib')",
+    "src/upstream/connections.ts: process.getBuiltinModule('node:tls')",
+    "src/upstream/encoding.ts: process.getBuiltinModule('node:zlib')",
   ])
   // To the keys of the issuer that is configured.
   expect(calls(all, /^(?:globalThis\.)?fetch$/)).toEqual(['middleware/auth.ts: fetch(url, init)'])
