@@ -69,8 +69,7 @@ export class Face implements Listening {
       return
     }
     response.on('error', ignore)
-    // What nobody reads any more may go on for ever.
-    whenOver(response, () => request.complete || request.destroyed || cutOff(request))
+    whenOver(response, () => request.complete || setImmediate(endBody, request))
     const turnAway = (refusal: Refused | undefined) => {
       if (refusal) refuse(response, refusal)
     }
@@ -187,6 +186,11 @@ export class Face implements Listening {
 }
 
 function ignore(): void {}
+
+/** What nobody reads any more may go on for ever. (An answer may be out before Node tells that the body is complete.) */
+function endBody(request: IncomingMessage): void {
+  if (!request.complete && !request.destroyed) cutOff(request)
+}
 
 function respond(response: ServerResponse, { status, headers, body }: HttpAnswer): undefined {
   response.writeHead(status, { ...headers }).end(body)
