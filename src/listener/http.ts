@@ -15,6 +15,8 @@ const CHECK_INTERVAL = 1_000
 const KEEP_ALIVE = 65_000
 /** Milliseconds of silence before a connection is asked whether it still stands. */
 const TCP_KEEPALIVE = 30_000
+/** Connections that may wait to be taken: those over it are made to wait for seconds, or reset. Node's own are 511. */
+const BACKLOG = 4_096
 
 /**
  * Serves clients on a port.
@@ -56,7 +58,7 @@ export async function listenHttp(options: HttpOptions, accept: Accept, served: S
   bound(server, options)
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
-    server.listen({ port, host }, resolve)
+    server.listen({ port, host, backlog: BACKLOG }, resolve)
   })
   server.removeAllListeners('error').on('error', (error) => served.report(error))
   let closing: Promise<void> | undefined

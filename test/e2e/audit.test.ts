@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { verifyAudit } from '../../middleware/audit.js'
 import { behindPort } from '../fixtures/behind-port.js'
 import { closing } from '../fixtures/closing.js'
-import { omproxy, type Running, stop } from '../fixtures/command.js'
+import { isMessage, omproxy, type Running, stop } from '../fixtures/command.js'
 import { modernPost } from '../fixtures/port.js'
 import { everything, startTarget, target } from '../fixtures/servers.js'
 import { type Generation, proxied, type Talk, talkTo, type Where } from '../fixtures/talk.js'
@@ -141,7 +141,11 @@ async function opened(
   return run
 }
 
-const answers = (run: Running) => new Map(run.messages().flatMap((it) => ('method' in it ? [] : [[it.id, it]])))
+/** Of one that was killed the last line may be cut. */
+const answers = (run: Running) => {
+  const whole = run.lines.filter(isMessage).map((line) => JSON.parse(line.toString()))
+  return new Map(whole.flatMap((it) => ('method' in it ? [] : [[it.id, it]])))
+}
 
 test('killed in the middle of writing, it goes on where it was, and nothing that was asked is hidden', async () => {
   for (let round = 0; round < 3; round++) {

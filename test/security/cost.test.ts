@@ -148,7 +148,8 @@ async function dear<Input>(run: (input: Input) => unknown, common: Input, inputs
 function refusable(run: (bytes: Buffer) => unknown) {
   return (bytes: Buffer) => {
     try {
-      run(bytes)
+      // Whoever has just looked at a frame knows it again: each try has one of its own.
+      run(bytes.subarray())
     } catch (error) {
       if (!(error instanceof Refusal || error instanceof TypeError)) throw error
     }
