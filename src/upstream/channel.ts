@@ -75,7 +75,8 @@ export class Channel {
 
   get(lastEventId: string, signal = this.signal): Promise<HttpResponse> {
     const headers: Record<string, string> = { accept: 'text/event-stream', ...this.#ours() }
-    if (lastEventId !== '') headers['last-event-id'] = lastEventId
+    // In UTF-8 (WHATWG HTML, section 9.2.3).
+    if (lastEventId !== '') headers['last-event-id'] = Buffer.from(lastEventId).toString('latin1')
     return this.endpoint.ask({ method: 'GET', headers }, signal)
   }
 
