@@ -28,9 +28,12 @@ export class Fields {
 function written(headers: Headers): string {
   let text = ''
   for (const name in headers) {
-    const value = headers[name]!
     if (FRAMING.has(name)) continue
     if (!TOKEN.test(name)) throw invalid('ERR_INVALID_HTTP_TOKEN')
+    // Who writes no TypeScript may give what is not there, or what is no text.
+    const given: unknown = headers[name]
+    if (given === undefined || given === null) throw invalid('ERR_HTTP_INVALID_HEADER_VALUE')
+    const value = String(given)
     if (FORBIDDEN.test(value)) throw invalid('ERR_INVALID_CHAR')
     text += `${name}: ${value}\r\n`
   }
