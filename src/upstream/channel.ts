@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { type CollectEvents, collect, collected, Gate } from './body.js'
 import type { Endpoint } from './endpoint.js'
 import type { Exchange, HttpResponse, Taker } from './request.js'
@@ -21,6 +22,8 @@ export class Channel {
 
   constructor(endpoint: Endpoint) {
     this.endpoint = endpoint
+    // Each message on its way listens; Node warns of more than ten.
+    setMaxListeners(0, this.signal)
   }
 
   /** `Mcp-Session-Id` (2025-11-25 basic/transports, "Session Management"). */
