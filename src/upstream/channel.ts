@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { type CollectEvents, collect, collected, Gate } from './body.js'
 import type { Endpoint } from './endpoint.js'
 import type { Exchange, HttpResponse, Taker } from './request.js'
@@ -21,6 +22,8 @@ export class Channel {
 
   constructor(endpoint: Endpoint) {
     this.endpoint = endpoint
+    // Each message on its way listens; Node warns of more than ten.
+    setMaxListeners(0, this.signal)
   }
 
   /** `Mcp-Session-Id` (2025-11-25 basic/transports, "Session Management"). */
@@ -75,7 +78,8 @@ export class Channel {
 
   get(lastEventId: string, signal = this.signal): Promise<HttpResponse> {
     const headers: Record<string, string> = { accept: 'text/event-stream', ...this.#ours() }
-    if (lastEventId !== '') headers['last-event-id'] = lastEventId
+    // In UTF-8 (WHATWG HTML, section 9.2.3).
+    if (lastEventId !== '') headers['last-event-id'] = Buffer.from(lastEventId).toString('latin1')
     return this.endpoint.ask({ method: 'GET', headers }, signal)
   }
 

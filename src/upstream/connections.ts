@@ -92,6 +92,10 @@ export class Connections {
       ...(isIP(address.host) === 0 && { servername: address.host }),
       ...(this.#tlsSession && { session: this.#tlsSession }),
     })
+    // One that the server does not resume must not be tried again.
+    socket.on('error', () => {
+      this.#tlsSession = undefined
+    })
     return socket.on('session', (session) => {
       this.#tlsSession = session
     })

@@ -127,6 +127,7 @@ export class Endpoint {
     const begin = async (to: Taker): Promise<void> => {
       const { headers } = this.#options
       const own = typeof headers === 'function' ? await unlessAborted(refused(headers, 'not_sent'), signal) : {}
+      signal.throwIfAborted()
       const fields = this.#merged(request.headers, own)
       const exchange = this.#client.open(request.url ?? this.url, { ...request, fields }, to)
       signal.addEventListener('abort', () => exchange.abort())

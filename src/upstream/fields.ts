@@ -36,9 +36,12 @@ export function isHeaderValue(value: string): boolean {
 function written(headers: Headers): string {
   let text = ''
   for (const name in headers) {
-    const value = headers[name]!
     if (FRAMING.has(name)) continue
     if (!isHeaderName(name)) throw invalid('ERR_INVALID_HTTP_TOKEN')
+    // Who writes no TypeScript may give what is not there, or what is no text.
+    const given: unknown = headers[name]
+    if (given === undefined || given === null) throw invalid('ERR_HTTP_INVALID_HEADER_VALUE')
+    const value = String(given)
     if (!isHeaderValue(value)) throw invalid('ERR_INVALID_CHAR')
     text += `${name}: ${value}\r\n`
   }

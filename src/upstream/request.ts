@@ -184,7 +184,11 @@ class Sending implements Exchange, Carried, Source {
     this.onTaken()
     const body = new Body(this)
     this.#response = body
-    this.#taker.onResponse({ status, headers, body: decoded(body, headers['content-encoding']) })
+    this.#taker.onResponse({
+      status,
+      headers,
+      body: isEmpty(headers) ? body : decoded(body, headers['content-encoding']),
+    })
   }
 
   onData(chunk: Buffer): void {
@@ -261,6 +265,11 @@ function redirected(from: URL, location: string, method: string, status: number,
   if (method !== 'GET' && status !== 307 && status !== 308) return refuse('would drop the body')
   if (hops === MAX_REDIRECTS) return refuse('too many times')
   return to
+}
+
+/** Of nothing there is nothing to decode. */
+function isEmpty(headers: ResponseHeaders): boolean {
+  return headers['content-length'] === '0'
 }
 
 function abortError(): Error {

@@ -5,7 +5,7 @@ export interface ResponseEvents {
   /** The head of a final response; those that are informational are skipped. */
   onHead(status: number, headers: ResponseHeaders): void
   onData(chunk: Buffer): void
-  /** `isLast`: nothing more may be asked on this connection. */
+  /** `isLast`: nothing more may be asked on this connection; so it is where more has come than the response. */
   onEnd(isLast: boolean): void
 }
 
@@ -27,6 +27,9 @@ const LF = 0x0a
 const BLANK_LINE = '\r\n\r\n'
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/
 const STATUS = /^HTTP\/1\.([01]) (\d{3})(?: |\r|$)/
+/** Its size, and extensions, which mean something to those alone who have agreed on them (RFC 9112, section 7.1). */
+const CHUNK_LINE =
+  /^([\da-f]{1,12})(?:;[!#$%&'*+\-.^_`|~\w]+(?:=(?:[!#$%&'*+\-.^_`|~\w]+|"(?:[\t !#-[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"))?)*\r$/i
 /** What no head may hold (RFC 9110, section 5.5). */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what it looks for
 const FORBIDDEN = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n/
@@ -104,16 +107,24 @@ export class ResponseReader {
     this.#partial = bytes
   }
 
+  /** The same of lines. One that ends as none may would be waited for in vain. */
+  #holdLines(bytes: Buffer): undefined {
+    for (let at = bytes.indexOf(LF); at >= 0; at = bytes.indexOf(LF, at + 1)) {
+      if (bytes[at - 1] !== CR) throw new ResponseFault('HPE_INVALID_HEADER_TOKEN')
+    }
+    return this.#hold(bytes)
+  }
+
   #readHead(bytes: Buffer): Buffer | undefined {
     const end = bytes.indexOf(BLANK_LINE)
     if (end < 0) {
       if (!'HTTP/'.startsWith(bytes.toString('latin1', 0, 5))) throw new ResponseFault('HPE_INVALID_CONSTANT')
-      return this.#hold(bytes)
+      return this.#holdLines(bytes)
     }
     if (end > MAX_HEAD) throw new ResponseFault('HPE_HEADER_OVERFLOW')
     this.#take(bytes.toString('latin1', 0, end))
     const rest = bytes.subarray(end + BLANK_LINE.length)
-    if ((this.#phase as Phase) === 'length' && this.#left === 0) this.#finish()
+    if ((this.#phase as Phase) === 'length' && this.#left === 0) this.#finish(rest)
     return rest
   }
 
@@ -124,30 +135,30 @@ export class ResponseReader {
     if (status < 100) throw new ResponseFault('HPE_INVALID_STATUS')
     if (status === 101) throw new ResponseFault('another protocol')
     const headers = headersOf(head)
+    const phase = this.#framing(headers)
     if (status < 200) return
     const connection = headers.connection as string | undefined
     this.#isLast = minor === '1' ? /\bclose\b/i.test(connection ?? '') : !/\bkeep-alive\b/i.test(connection ?? '')
-    this.#frame(status, headers)
+    this.#phase = phase
+    if (status === 204 || status === 304) {
+      this.#left = 0
+      this.#phase = 'length'
+    } else if (phase === 'until close') this.#isLast = true
     this.#events.onHead(status, headers)
   }
 
   /** How the body ends (RFC 9112, section 6.3). Two ways at once are how responses are smuggled. */
-  #frame(status: number, headers: ResponseHeaders): void {
-    const { 'transfer-encoding': coding, 'content-length': length } = headers
+  #framing({ 'transfer-encoding': coding, 'content-length': length }: ResponseHeaders): Phase {
     this.#left = 0
-    if (status === 204 || status === 304) this.#phase = 'length'
-    else if (coding !== undefined) {
+    if (coding !== undefined) {
       if (length !== undefined) throw new ResponseFault('HPE_UNEXPECTED_CONTENT_LENGTH')
       if (String(coding).toLowerCase() !== 'chunked') throw new ResponseFault('HPE_INVALID_TRANSFER_ENCODING')
-      this.#phase = 'size'
-    } else if (length !== undefined) {
-      if (!/^\d{1,15}$/.test(String(length))) throw new ResponseFault('HPE_INVALID_CONTENT_LENGTH')
-      this.#left = Number(length)
-      this.#phase = 'length'
-    } else {
-      this.#isLast = true
-      this.#phase = 'until close'
+      return 'size'
     }
+    if (length === undefined) return 'until close'
+    if (!/^\d{1,15}$/.test(String(length))) throw new ResponseFault('HPE_INVALID_CONTENT_LENGTH')
+    this.#left = Number(length)
+    return 'length'
   }
 
   #readBody(bytes: Buffer): Buffer | undefined {
@@ -156,17 +167,17 @@ export class ResponseReader {
     this.#left -= part.length
     this.#events.onData(part)
     if (this.#left > 0 || (this.#phase as Phase) === 'over') return undefined
-    if (isLength) this.#finish()
+    const rest = bytes.subarray(part.length)
+    if (isLength) this.#finish(rest)
     else this.#phase = 'chunk end'
-    return bytes.subarray(part.length)
+    return rest
   }
 
   #readSize(bytes: Buffer): Buffer | undefined {
     const end = bytes.indexOf(LF)
     if (end < 0) return this.#hold(bytes)
     if (end > MAX_HEAD) throw new ResponseFault('HPE_HEADER_OVERFLOW')
-    // An extension means something to those alone who have agreed on it.
-    const digits = /^([\da-f]{1,12})[ \t]*(?:;[^\r\n]*)?\r$/i.exec(bytes.toString('latin1', 0, end))?.[1]
+    const digits = CHUNK_LINE.exec(bytes.toString('latin1', 0, end))?.[1]
     if (digits === undefined) throw new ResponseFault('HPE_INVALID_CHUNK_SIZE')
     this.#left = Number.parseInt(digits, 16)
     this.#phase = this.#left === 0 ? 'trailers' : 'chunk'
@@ -180,17 +191,20 @@ export class ResponseReader {
     return bytes.subarray(2)
   }
 
-  /** Nobody here has a use for them. */
+  /** Nobody here has a use for them; but what is none is no end. */
   #readTrailers(bytes: Buffer): Buffer | undefined {
     const isBlank = bytes[0] === CR && bytes[1] === LF
-    const end = isBlank ? 2 : bytes.indexOf(BLANK_LINE) + BLANK_LINE.length
-    if (end < BLANK_LINE.length && !isBlank) return this.#hold(bytes)
-    this.#finish()
-    return bytes.subarray(end)
+    const end = isBlank ? 0 : bytes.indexOf(BLANK_LINE)
+    if (end < 0) return this.#holdLines(bytes)
+    if (end > MAX_HEAD) throw new ResponseFault('HPE_HEADER_OVERFLOW')
+    if (!isBlank) checkTrailers(headersOf(`\r\n${bytes.toString('latin1', 0, end)}`))
+    const rest = bytes.subarray(end + (isBlank ? 2 : BLANK_LINE.length))
+    this.#finish(rest)
+    return rest
   }
 
-  #finish(): void {
-    const isLast = this.#isLast
+  #finish(rest: Buffer): void {
+    const isLast = this.#isLast || rest.length > 0
     this.#phase = isLast ? 'over' : 'head'
     this.#events.onEnd(isLast)
   }
@@ -211,6 +225,11 @@ function headersOf(head: string): ResponseHeaders {
   return headers
 }
 
+function checkTrailers({ 'transfer-encoding': coding, 'content-length': length }: ResponseHeaders): void {
+  if (length !== undefined) throw new ResponseFault('HPE_UNEXPECTED_CONTENT_LENGTH')
+  if (coding !== undefined) throw new ResponseFault('HPE_INVALID_TRANSFER_ENCODING')
+}
+
 /** What stands from there on, without the white space around it. */
 function trimmed(line: string, from: number): string {
   let start = from
@@ -227,9 +246,8 @@ function isSpace(code: number): boolean {
 function put(headers: ResponseHeaders, name: string, value: string): void {
   if (!Object.hasOwn(headers, name)) headers[name] = name === 'set-cookie' ? [value] : value
   else if (name === 'set-cookie') (headers[name] as string[]).push(value)
-  else if (name === 'content-length') {
-    if (headers[name] !== value) throw new ResponseFault('HPE_UNEXPECTED_CONTENT_LENGTH')
-  } else if (!SINGLE.has(name)) headers[name] = `${headers[name]}, ${value}`
+  else if (name === 'content-length') throw new ResponseFault('HPE_UNEXPECTED_CONTENT_LENGTH')
+  else if (!SINGLE.has(name)) headers[name] = `${headers[name]}, ${value}`
 }
 
 /** A server says the same names over and over. */

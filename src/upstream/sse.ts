@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { type ErrorEvent, EventSource, type EventSourceFetchInit, type FetchLikeResponse } from 'eventsource'
 import { type Deferred, deferred } from '../deferred.js'
 import { inPhase, proxyError, RpcError, reasons } from '../error.js'
@@ -42,6 +43,8 @@ export class SseUpstream implements Wire {
   constructor(options: HttpUpstreamOptions | Endpoint) {
     this.#shared = options instanceof Endpoint
     this.#endpoint = options instanceof Endpoint ? options : new Endpoint(options)
+    // Each message on its way listens; Node warns of more than ten.
+    setMaxListeners(0, this.#controller.signal)
   }
 
   /** Resolves when the `endpoint` event has come. */

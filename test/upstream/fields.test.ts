@@ -26,10 +26,13 @@ describe('the headers of a request', () => {
     ['ERR_INVALID_HTTP_TOKEN', { 'x y': 'a' }],
     ['ERR_INVALID_HTTP_TOKEN', { 'x:': 'a' }],
     ['ERR_INVALID_HTTP_TOKEN', { '': 'a' }],
+    ['ERR_INVALID_CHAR', { a: ['b', 'c\r\nd: e'] }],
+    ['ERR_HTTP_INVALID_HEADER_VALUE', { a: undefined }],
+    ['ERR_HTTP_INVALID_HEADER_VALUE', { a: null }],
   ])('are refused where they are none (%s), without a word of their value', (code, record) => {
     const thrown = (() => {
       try {
-        return text(record as Record<string, string>)
+        return text(record as unknown as Record<string, string>)
       } catch (error) {
         return error as Error
       }

@@ -374,7 +374,7 @@ describe('a legacy session', () => {
         const message = { jsonrpc: '2.0', method: `notifications/${opened.length}` }
         const open = stream(response)
         if (opened.length === 3) open.write(event(message))
-        else open.end(`retry: 10\n${event(message, `e${opened.length}`)}`)
+        else open.end(`retry: 10\n${event(message, `é→${opened.length}`)}`)
       }),
     )
     await handshake(peer)
@@ -386,7 +386,8 @@ describe('a legacy session', () => {
       ['notifications/2', undefined],
       ['notifications/3', undefined],
     ])
-    expect(opened).toEqual([undefined, 'e1', 'e2'])
+    const ids = opened.map((id) => id && Buffer.from(id, 'latin1').toString())
+    expect(ids).toEqual([undefined, 'é→1', 'é→2'])
   })
 
   it.each([400, 404, 405])('does without that stream where the server says %i', async (status) => {

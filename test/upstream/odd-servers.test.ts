@@ -110,6 +110,14 @@ describe('an answer', () => {
     expect(await until(1)).toEqual([body])
   })
 
+  it('that has no bytes is not decoded: its status counts', async () => {
+    const { wire, until } = await pair((_seen, response) => {
+      response.writeHead(401, { 'content-encoding': 'gzip', 'content-length': 0 }).end()
+    })
+    await wire.send(request(1, 'ping'))
+    expect(await until(1)).toMatchObject([{ error: { code: -31010 } }])
+  })
+
   it('that comes in very many pieces keeps no object for each', async () => {
     const text = JSON.stringify(result(1, { text: 'x'.repeat(30_000) }))
     const chunks = Array.from(text, (byte) => `1\r\n${byte}\r\n`).join('')
@@ -214,6 +222,14 @@ describe('no answer', () => {
 })
 
 describe('a message without an answer', () => {
+  it('is one of as many at a time as there are, and Node has nothing to say to that', async () => {
+    const warned = vi.spyOn(process, 'emitWarning')
+    closing.push(() => warned.mockRestore())
+    const { wire } = await pair((_seen, response) => setTimeout(() => response.writeHead(202).end(), 20))
+    await Promise.all(Array.from({ length: 20 }, () => wire.send(notification('notifications/x'))))
+    expect(warned).not.toHaveBeenCalled()
+  })
+
   it('holds up what follows only for so long: its server may want another answer first', async () => {
     const finish: (() => void)[] = []
     const { wire, errors } = await pair((seen, response) => {
