@@ -62,7 +62,7 @@ export function add(report: Report, group: string, contestants: readonly Contest
       }
     }
   }
-  return contestants.some(({ subject, error }) => error !== undefined && subject.role !== 'peer')
+  return contestants.some(({ subject, error }) => error !== undefined && subject.role === 'ours')
 }
 
 export function addMicro(report: Report, micro: readonly Micro[]): void {

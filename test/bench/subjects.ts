@@ -13,7 +13,7 @@ export interface Where {
 
 export interface Subject {
   readonly name: string
-  /** Ours is compared with the others. What a peer does wrong is told, and no fault of ours. */
+  /** Ours is compared with the others. What they do wrong is told, and no fault of ours. */
   readonly role: 'ours' | 'baseline' | 'peer'
   /** The program and its arguments; nothing where it has none for this link. */
   command(link: Link, where: Where): readonly string[] | undefined
