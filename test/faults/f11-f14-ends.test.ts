@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { createProxy, type Session, stdio } from 'open-mcp-proxy'
 import { describe, expect, test, vi } from 'vitest'
 import { closing } from '../fixtures/closing.js'
-import { cli, gone, isAlive, path } from '../fixtures/command.js'
+import { childrenOf, cli, gone, isAlive, path } from '../fixtures/command.js'
 import {
   type Client,
   child,
@@ -187,9 +187,6 @@ test('F14: SIGKILL of the proxy leaves a child that never reads its stdin: nothi
   await run.exit
   expect(isAlive(pid)).toBe(true)
 })
-
-const childrenOf = (pid: number) =>
-  readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').filter(Boolean).map(Number)
 
 test('F13: what is in flight when stdin ends reaches a slow reader whole, however large it is', async () => {
   const { run } = onStdio(['stdio', '--', process.execPath, child])

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { describe, expect, it, vi } from 'vitest'
 import { behind } from '../fixtures/behind-port.js'
 import { closing } from '../fixtures/closing.js'
-import { cli, path, stop } from '../fixtures/command.js'
+import { cli, endChildrenOf, path, stop } from '../fixtures/command.js'
 import { floodedPort, MiB, memoryOf, reading, unread } from '../fixtures/deaf.js'
 import { initialize } from '../fixtures/port.js'
 
@@ -14,6 +14,7 @@ const LIMIT = 64
 function command(...upstream: string[]) {
   const child = spawn(process.execPath, [cli, 'stdio', '--', process.execPath, ...upstream], { stdio: 'pipe' })
   closing.push(() => stop(child))
+  closing.push(() => endChildrenOf(child.pid!))
   child.stdin.on('error', () => {})
   child.stderr.resume()
   let peak = 0
@@ -101,6 +102,7 @@ describe('a server that never reads', () => {
   it('has clients over HTTP get a 503', async () => {
     const { run, origin } = await behind(['stdio', '--listen', '0', '--', process.execPath, path('stdio-deaf.mjs')])
     closing.push(() => stop(run.child))
+    closing.push(() => endChildrenOf(run.child.pid!))
     const headers = { accept: 'application/json, text/event-stream', 'content-type': 'application/json' }
     const controller = new AbortController()
     closing.push(() => controller.abort())
