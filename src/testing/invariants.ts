@@ -141,8 +141,13 @@ async function cancelled(trial: Trial): Promise<void> {
     for (const [n, sample] of all.entries()) await stage.say(side, ask(ids[n] as string, sample))
     if (side === 'client') await somePassed(trial, stage, ids)
     await lull(stage)
-    const waiting = ids.filter((id) => outcomes(stage, side, id).length === 0)
-    for (const requestId of waiting) await stage.say(side, notification('notifications/cancelled', { requestId }))
+    const waiting: string[] = []
+    for (const requestId of ids) {
+      // A middleware that had to wait for a file may have answered meanwhile.
+      if (outcomes(stage, side, requestId).length > 0) continue
+      waiting.push(requestId)
+      await stage.say(side, notification('notifications/cancelled', { requestId }))
+    }
     await lull(stage)
     for (const id of ids) if (reached(stage, side, id)) await stage.say(far(side), late(id))
     await trial.rest(stage)
