@@ -1,5 +1,5 @@
-const LF = 0x0a
-const NEWLINE = Buffer.from('\n')
+export const LF = 0x0a
+export const NEWLINE = Buffer.from('\n')
 /** A part of this size is not copied to have it in one buffer with others: copying costs more than a second buffer to write. */
 const LARGE = 16 * 1024
 

@@ -1,17 +1,15 @@
 import { getDefaultHighWaterMark, type Writable } from 'node:stream'
-import { Batch, settle } from './batch.js'
+import { Batch, LF, NEWLINE, settle } from './batch.js'
 import { type Deferred, deferred, handled } from './deferred.js'
 import { asBuffer } from './json.js'
 
 /** One line over this many bytes cannot be taken: 64 MiB. */
 export const MAX_LINE_BYTES = 64 * 1024 * 1024
 
-const LF = 0x0a
 const CR = 0x0d
 const SPACE = 0x20
 const TAB = 0x09
 const NOTHING: Buffer = Buffer.alloc(0)
-const NEWLINE = Buffer.from('\n')
 const BOM = Buffer.from([0xef, 0xbb, 0xbf])
 
 /** What is kept of a line over the limit; the id of a message stands near its beginning. */

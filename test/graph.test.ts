@@ -23,6 +23,7 @@ const floors: Record<string, number> = {
   error: 1,
   lane: 1,
   ledger: 1,
+  quiet: 1,
   rest: 1,
   spare: 1,
   session: 1,

@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http'
+import type { Quiet, Silence } from '../quiet.js'
 import type { Frame, FrameMeta } from '../wire.js'
-import type { Quiet, Silence } from './quiet.js'
 import { type EventStream, empty, type Headers, isOpen, isStreamed, json, refuse, refused, whenOver } from './reply.js'
 import type { ResumableStream } from './resumable.js'
 

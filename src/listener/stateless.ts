@@ -4,9 +4,9 @@ import { isProxyCode, METHOD_NOT_FOUND, proxyError } from '../error.js'
 import { member } from '../json.js'
 import { errorFrame, LISTEN, notificationFrame, tokenValue } from '../message.js'
 import { HEADER_MISMATCH } from '../mirror.js'
+import type { Quiet, Silence } from '../quiet.js'
 import { type Head, scan } from '../scan.js'
 import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.js'
-import type { Quiet, Silence } from './quiet.js'
 import {
   EventStream,
   empty,

@@ -4,6 +4,7 @@ import { INVALID_REQUEST, proxyError } from '../error.js'
 import { Ledger } from '../ledger.js'
 import { cancelledId, errorFrame, metaMember, notificationFrame, paramsMember, tokenValue } from '../message.js'
 import { isRevisionFrom, prefersStream } from '../mirror.js'
+import type { Silence } from '../quiet.js'
 import { timer } from '../rest.js'
 import { type Head, scan } from '../scan.js'
 import type { Session } from '../session.js'
@@ -12,7 +13,6 @@ import type { CloseOptions, Frame, FrameMeta, StreamEvent, Wire } from '../wire.
 import type { Settings } from './options.js'
 import { deaf } from './patience.js'
 import { Post, type PostSession } from './post.js'
-import type { Silence } from './quiet.js'
 import {
   type Answering,
   EventStream,

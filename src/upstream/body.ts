@@ -1,9 +1,11 @@
 import { Readable } from 'node:stream'
 import { proxyError, type RpcError } from '../error.js'
 import { Pieces, withoutBom } from '../lines.js'
+import { type Quiet, Silence } from '../quiet.js'
 
-/** How long a body that should be over may keep its connection; twice that at most. */
-const LINGER_MS = 1_500
+/** How long a body that should be over may keep its connection. */
+const LINGER_MS = 2_000
+const lingering = new Silence(LINGER_MS)
 
 /** What a body comes from. */
 export interface Source {
@@ -20,7 +22,7 @@ export interface Sink {
 }
 
 /** The body of a response. Must be read, discarded or destroyed; what comes before that is held, and its source paused. */
-export class Body {
+export class Body implements Quiet {
   /** Called when no more will come, however it ended. */
   onOver?: () => void
   #source: Source | undefined
@@ -29,7 +31,7 @@ export class Body {
   #held: Buffer[] | undefined
   #isPaused = false
   #isWhole: boolean | undefined
-  #isLingering = false
+  #lingers: number | undefined
 
   constructor(source: Source) {
     this.#source = source
@@ -71,10 +73,11 @@ export class Body {
 
   /** Gives one that has nothing more to say a moment to end by itself. */
   linger(): void {
-    if (this.#source === undefined || this.#isLingering) return
-    this.#isLingering = true
-    lingering.add(this)
-    if (sweeper === undefined) sweeper = setTimeout(sweep, LINGER_MS).unref()
+    if (this.#source !== undefined) this.#lingers ??= lingering.begin(this)
+  }
+
+  late(): void {
+    this.destroy()
   }
 
   // --- for its source ---------------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ export class Body {
     if (this.#isWhole !== undefined) return
     this.#isWhole = isWhole
     this.#source = undefined
-    if (this.#isLingering) lingering.delete(this)
+    if (this.#lingers !== undefined) lingering.end(this.#lingers)
     if (this.#sink && !this.#isPaused) this.#end(isWhole)
   }
 
@@ -117,17 +120,6 @@ export class Body {
     this.onOver?.()
     sink?.onEnd(isWhole)
   }
-}
-
-/** One timer for all of them: nearly all are over at once. */
-const lingering = new Set<Body>()
-let sweeper: NodeJS.Timeout | undefined
-let overdue: Body[] = []
-
-function sweep(): void {
-  for (const body of overdue) if (lingering.has(body)) body.destroy()
-  overdue = [...lingering]
-  sweeper = overdue.length === 0 ? undefined : setTimeout(sweep, LINGER_MS).unref()
 }
 
 const NOBODY: Sink = { onData() {}, onEnd() {} }
@@ -213,9 +205,7 @@ class Collector implements Sink {
   readonly #body: Body
   readonly #maxBytes: number
   readonly #events: CollectEvents
-  /** Nearly all come in one piece. */
-  #first: Buffer | undefined
-  #pieces: Pieces | undefined
+  readonly #pieces = new Pieces()
   #isTooLarge = false
 
   constructor(body: Body, maxBytes: number, events: CollectEvents) {
@@ -226,26 +216,16 @@ class Collector implements Sink {
 
   onData(chunk: Buffer): void {
     if (this.#isTooLarge) return
-    if (this.#first === undefined) this.#first = chunk
-    else {
-      this.#pieces ??= joined(this.#first)
-      this.#pieces.add(chunk)
-    }
-    this.#isTooLarge = (this.#pieces?.size ?? chunk.length) > this.#maxBytes
+    this.#pieces.add(chunk)
+    this.#isTooLarge = this.#pieces.size > this.#maxBytes
     if (this.#isTooLarge) this.#body.destroy()
   }
 
   onEnd(isWhole: boolean): void {
     if (this.#isTooLarge) this.#events.onError(proxyError('too_large', { phase: 'sent' }))
-    else if (isWhole) this.#events.onText(withoutBom(this.#pieces?.take() ?? this.#first ?? Buffer.alloc(0)))
+    else if (isWhole) this.#events.onText(withoutBom(this.#pieces.take()))
     else this.#events.onError(proxyError('upstream_bad_response', { phase: 'sent', detail: 'broken connection' }))
   }
-}
-
-function joined(first: Buffer): Pieces {
-  const pieces = new Pieces()
-  pieces.add(first)
-  return pieces
 }
 
 /** The same, as a promise. */

@@ -1,5 +1,5 @@
-import { Ledger } from '../ledger.js'
-import { LONGEST_TIMER } from '../rest.js'
+import { Ledger } from './ledger.js'
+import { LONGEST_TIMER } from './rest.js'
 
 export interface Quiet {
   /** It has been quiet for too long. */
